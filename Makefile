@@ -1,0 +1,34 @@
+# `make demo` and `make test` set everything up from Python 3.11 and this directory alone.
+PYTHON ?= python3.11
+BIN := .venv/bin
+DEMO ?=
+
+.PHONY: demo test test-all check lock clean
+
+demo: .venv/.ready
+	$(BIN)/fedfer demo --output demo-out $(DEMO)
+
+test: check
+	$(BIN)/python -m pytest -m "not slow"
+
+test-all: check
+	$(BIN)/python -m pytest
+
+check: .venv/.ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+.venv/.ready: requirements.lock pyproject.toml editable_links.py
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --require-hashes --no-deps -r requirements.lock
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	touch $@
+
+# Resolves the newest allowed versions anew; needs uv on the path.
+lock:
+	uv pip compile pyproject.toml --all-extras --group dev --universal --python-version 3.11 \
+	  --generate-hashes --no-emit-index-url --no-header --quiet -o requirements.lock
+
+clean:
+	rm -rf .venv .editable demo-out dist

@@ -1,0 +1,137 @@
+"""Checkpoints: all weights of a model as one safetensors file, in memory `dict[name, float32 array]`.
+
+The canonical form has the tensors in safetensors' own order and one metadata entry,
+`fedfer.contract` = the contract's digest. A checkpoint is named by the sha256 of its bytes, so equal
+weights have equal names. No pickle anywhere; whatever is read is checked against the contract first.
+"""
+
+import hashlib
+import json
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import safetensors
+from numpy.typing import NDArray
+from safetensors.numpy import save
+
+from fedfer.export.contract import Contract
+from fedfer.model.errors import CheckpointError
+
+METADATA_KEY = "fedfer.contract"
+Weights = dict[str, NDArray[np.float32]]
+
+
+def checkpoint_bytes(weights: Weights, contract: Contract) -> bytes:
+    """Canonical safetensors bytes of `weights`."""
+    tensors = {w.name: np.ascontiguousarray(weights[w.name], np.float32) for w in contract.weights}
+    data: bytes = save(tensors, metadata={METADATA_KEY: contract.digest})
+    return data
+
+
+def digest_of(data: bytes) -> str:
+    """sha256 in hex: the name of a checkpoint or of a model file."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def max_checkpoint_bytes(contract: Contract) -> int:
+    """The most that a checkpoint of this model can measure: tensors and a generous header."""
+    return contract.weights_bytes + max_header_bytes(contract) + 8
+
+
+def max_header_bytes(contract: Contract) -> int:
+    return 4096 + sum(256 + 6 * len(w.name) + 24 * len(w.shape) for w in contract.weights)
+
+
+def load_checkpoint(path: Path, contract: Contract) -> Weights:
+    """All weights of a checkpoint file, checked. Raises CheckpointError."""
+    return dict(checked_tensors(path, contract))
+
+
+def checked_tensors(path: Path, contract: Contract) -> Iterator[tuple[str, NDArray[np.float32]]]:
+    """Tensors one at a time in the contract's order, each checked against it: memory of one tensor.
+
+    Raises CheckpointError (its `code` says what is wrong); names, shapes and dtypes of all tensors
+    are checked before the first is given, values as they come.
+    """
+    check_header(path, contract)
+    try:
+        with safetensors.safe_open(path, framework="numpy") as file:
+            stored = (file.metadata() or {}).get(METADATA_KEY)
+            if stored != contract.digest:
+                raise CheckpointError(
+                    f"checkpoint of model {stored}; expected one of {contract.digest}: "
+                    "train the model that this aggregator serves",
+                    code="wrong_model",
+                )
+            _check_specs(file, contract)
+            for weight in contract.weights:
+                tensor = file.get_tensor(weight.name)
+                _check_values(weight.name, tensor, weight.nonnegative)
+                yield weight.name, tensor
+    except safetensors.SafetensorError as error:
+        raise CheckpointError(
+            f"not a valid safetensors file ({error}); expected a checkpoint", code="not_safetensors"
+        ) from None
+
+
+def check_header(path: Path, contract: Contract) -> None:
+    """Refuses a file whose length or header length cannot be right, before any parser sees it."""
+    size = path.stat().st_size
+    if size > max_checkpoint_bytes(contract):
+        raise CheckpointError(
+            f"{size} bytes; expected at most {max_checkpoint_bytes(contract)}", code="too_large"
+        )
+    with path.open("rb") as file:
+        start = file.read(8)
+        if len(start) < 8:
+            raise CheckpointError(f"{size} bytes; expected a safetensors header", code="truncated")
+        (header_bytes,) = struct.unpack("<Q", start)
+        if header_bytes > max_header_bytes(contract):
+            raise CheckpointError(
+                f"header of {header_bytes} bytes; expected at most {max_header_bytes(contract)}",
+                code="not_safetensors",
+            )
+        header = file.read(header_bytes)
+    if len(header) < header_bytes:
+        raise CheckpointError(f"file ends inside its header of {header_bytes} bytes", code="truncated")
+    try:
+        entries = json.loads(header)
+        ends = [e["data_offsets"][1] for name, e in entries.items() if name != "__metadata__"]
+        expected = 8 + header_bytes + max(ends, default=0)
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError):
+        raise CheckpointError("header is not safetensors' JSON", code="not_safetensors") from None
+    if isinstance(expected, int) and size < expected:
+        raise CheckpointError(f"{size} bytes; its header promises {expected}", code="truncated")
+
+
+def _check_specs(file: safetensors.safe_open, contract: Contract) -> None:
+    names, expected = set(file.keys()), {weight.name for weight in contract.weights}
+    if names != expected:
+        missing, extra = sorted(expected - names)[:3], sorted(names - expected)[:3]
+        raise CheckpointError(
+            f"tensor names differ: missing {missing}, unknown {extra}", code="wrong_names"
+        )
+    for weight in contract.weights:
+        tensor = file.get_slice(weight.name)
+        if tensor.get_dtype() != "F32":
+            raise CheckpointError(
+                f"{weight.name} is {tensor.get_dtype()}; expected F32", code="wrong_dtype"
+            )
+        if tuple(tensor.get_shape()) != weight.shape:
+            raise CheckpointError(
+                f"{weight.name} has shape {tuple(tensor.get_shape())}; expected {weight.shape}",
+                code="wrong_shape",
+            )
+
+
+def _check_values(name: str, tensor: NDArray[np.float32], nonnegative: bool) -> None:
+    if not np.isfinite(tensor).all():
+        raise CheckpointError(
+            f"{name} holds NaN or infinity; expected finite numbers: training diverged, "
+            "lower the learning rate",
+            code="not_finite",
+        )
+    if nonnegative and (tensor < 0).any():
+        raise CheckpointError(f"{name} is a variance and holds numbers below 0", code="out_of_range")

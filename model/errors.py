@@ -1,0 +1,72 @@
+"""Every error that fedfer raises on purpose, as one tree. Imports nothing.
+
+    FedferError                 a person can act on it: says what was expected, what came, what to do
+    ├── UsageError              a command or function was called with settings that do not fit
+    ├── DataError               a file of images or labels cannot be read as such
+    ├── ModelFileError          a file is not a .tflite that fedfer exported, or is damaged
+    ├── ExportError             a Keras model cannot be exported, or the exported file failed its check
+    ├── InterpreterError        the .tflite runtime is missing, or refused the model
+    ├── CheckpointError         bytes are not a checkpoint of the model at hand
+    ├── RefusedError            the aggregator refuses a request (HTTP 4xx): carries the status
+    ├── ServerUnreachableError  a device gave up on its aggregator after retrying
+    └── StoreError              the aggregator's data directory or database cannot be used
+
+`code` is a short word for programs (it is what HTTP replies carry); `str(error)` is for people.
+"""
+
+from typing import ClassVar
+
+
+class FedferError(Exception):
+    """Base of the tree. `code` is stable across releases; the message may change."""
+
+    default_code: ClassVar[str] = "error"
+
+    def __init__(self, message: str, *, code: str | None = None) -> None:
+        super().__init__(message)
+        self.code = code or self.default_code
+
+
+class UsageError(FedferError):
+    default_code = "usage"
+
+
+class DataError(FedferError):
+    default_code = "bad_data"
+
+
+class ModelFileError(FedferError):
+    default_code = "bad_model_file"
+
+
+class ExportError(FedferError):
+    default_code = "export_failed"
+
+
+class InterpreterError(FedferError):
+    default_code = "interpreter_failed"
+
+
+class CheckpointError(FedferError):
+    """Codes: truncated, not_safetensors, wrong_model, wrong_names, wrong_shape, wrong_dtype,
+    not_finite, out_of_range, too_large."""
+
+    default_code = "bad_checkpoint"
+
+
+class RefusedError(FedferError):
+    """A request that the aggregator refuses; `status` is the HTTP status (4xx)."""
+
+    default_code = "refused"
+
+    def __init__(self, message: str, *, code: str | None = None, status: int = 400) -> None:
+        super().__init__(message, code=code)
+        self.status = status
+
+
+class ServerUnreachableError(FedferError):
+    default_code = "server_unreachable"
+
+
+class StoreError(FedferError):
+    default_code = "store_failed"
