@@ -110,15 +110,11 @@ def _check_specs(file: safetensors.safe_open, contract: Contract) -> None:
     names, expected = set(file.keys()), {weight.name for weight in contract.weights}
     if names != expected:
         missing, extra = sorted(expected - names)[:3], sorted(names - expected)[:3]
-        raise CheckpointError(
-            f"tensor names differ: missing {missing}, unknown {extra}", code="wrong_names"
-        )
+        raise CheckpointError(f"tensor names differ: missing {missing}, unknown {extra}", code="wrong_names")
     for weight in contract.weights:
         tensor = file.get_slice(weight.name)
         if tensor.get_dtype() != "F32":
-            raise CheckpointError(
-                f"{weight.name} is {tensor.get_dtype()}; expected F32", code="wrong_dtype"
-            )
+            raise CheckpointError(f"{weight.name} is {tensor.get_dtype()}; expected F32", code="wrong_dtype")
         if tuple(tensor.get_shape()) != weight.shape:
             raise CheckpointError(
                 f"{weight.name} has shape {tuple(tensor.get_shape())}; expected {weight.shape}",

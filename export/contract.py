@@ -21,6 +21,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from fedfer.export.flatbuffer import metadata
 from fedfer.model.errors import ModelFileError
 
 METADATA_NAME = "fedfer.contract"
@@ -106,13 +107,13 @@ def parse_contract(data: bytes) -> Contract:
             **body,
         )
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise ModelFileError(f"the file's contract cannot be read ({error}); export the model again") from None
+        raise ModelFileError(
+            f"the file's contract cannot be read ({error}); export the model again"
+        ) from None
 
 
 def read_contract(model: bytes | Path) -> Contract:
     """Contract stored in a `.tflite`, given as bytes or path. Raises ModelFileError."""
-    from fedfer.export.flatbuffer import metadata  # noqa: PLC0415
-
     data = metadata(load_model_bytes(model)).get(METADATA_NAME)
     if data is None:
         raise ModelFileError(

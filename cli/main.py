@@ -1,0 +1,51 @@
+"""The `fedfer` command: picks the subcommand, turns a FedferError into one line and exit code 1.
+
+Each subcommand is a module of this package with `HELP`, `add_arguments(parser)` and `run(args) -> int`.
+They import nothing heavy at module level, so that `fedfer --help` answers at once, without TensorFlow.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from importlib.metadata import version
+
+from fedfer.model.errors import FedferError
+
+COMMANDS = ("export", "inspect", "serve", "devices", "evaluate", "demo")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command and returns its exit code: 0 done, 1 failed (one line on stderr), 2 wrong usage."""
+    args = build_parser().parse_args(argv)
+    try:
+        code: int = args.run(args)
+    except FedferError as error:
+        print(f"fedfer {args.command}: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"fedfer {args.command}: interrupted", file=sys.stderr)
+        return 130
+    return code
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser with all subcommands."""
+    parser = argparse.ArgumentParser(prog="fedfer", description="Federated training on phones.")
+    parser.add_argument("--version", action="version", version=f"fedfer {version('fedfer')}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name in COMMANDS:
+        module = import_module(f"fedfer.cli.{name}")
+        command = commands.add_parser(
+            name,
+            help=module.HELP,
+            description=module.__doc__,
+            formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        )
+        module.add_arguments(command)
+        command.set_defaults(run=module.run)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
