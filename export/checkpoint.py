@@ -8,8 +8,9 @@ weights have equal names. No pickle anywhere; whatever is read is checked agains
 import hashlib
 import json
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import safetensors
@@ -20,6 +21,7 @@ from fedfer.export.contract import Contract
 from fedfer.model.errors import CheckpointError
 
 METADATA_KEY = "fedfer.contract"
+MAX_SHOWN_CHARS = 60  # of a name that somebody else chose
 Weights = dict[str, NDArray[np.float32]]
 
 
@@ -58,13 +60,7 @@ def checked_tensors(path: Path, contract: Contract) -> Iterator[tuple[str, NDArr
     check_header(path, contract)
     try:
         with safetensors.safe_open(path, framework="numpy") as file:
-            stored = (file.metadata() or {}).get(METADATA_KEY)
-            if stored != contract.digest:
-                raise CheckpointError(
-                    f"checkpoint of model {stored}; expected one of {contract.digest}: "
-                    "train the model that this aggregator serves",
-                    code="wrong_model",
-                )
+            _check_model(file.metadata() or {}, contract)
             _check_specs(file, contract)
             for weight in contract.weights:
                 tensor = file.get_tensor(weight.name)
@@ -72,44 +68,104 @@ def checked_tensors(path: Path, contract: Contract) -> Iterator[tuple[str, NDArr
                 yield weight.name, tensor
     except safetensors.SafetensorError as error:
         raise CheckpointError(
-            f"not a valid safetensors file ({error}); expected a checkpoint", code="not_safetensors"
+            f"not a valid safetensors file ({_shown(error)}); expected a checkpoint", code="not_safetensors"
         ) from None
 
 
 def check_header(path: Path, contract: Contract) -> None:
-    """Refuses a file whose length or header length cannot be right, before any parser sees it."""
-    size = path.stat().st_size
-    if size > max_checkpoint_bytes(contract):
-        raise CheckpointError(
-            f"{size} bytes; expected at most {max_checkpoint_bytes(contract)}", code="too_large"
-        )
+    """Refuses a file whose length or header cannot be right, before any other parser sees it.
+
+    Raises CheckpointError: too_large, truncated, not_safetensors.
+    """
+    try:
+        size = path.stat().st_size
+        if size > max_checkpoint_bytes(contract):
+            raise CheckpointError(
+                f"{size} bytes; expected at most {max_checkpoint_bytes(contract)}", code="too_large"
+            )
+        header, data_start = _read_header(path, max_header_bytes(contract))
+    except OSError as error:
+        raise CheckpointError(f"cannot read checkpoint {path}: {error.strerror}") from None
+    ends = [_offsets(entry)[1] for name, entry in header.items() if name != "__metadata__"]
+    expected = data_start + max(ends, default=0)
+    if size < expected:
+        raise CheckpointError(f"{size} bytes; its header promises {expected}", code="truncated")
+
+
+class CheckedFile:
+    """A checkpoint file that `checked_tensors` passed before, read again a block at a time.
+
+    Holds one open file and where each tensor starts; use it as a context manager.
+    """
+
+    def __init__(self, path: Path, contract: Contract) -> None:
+        """Raises CheckpointError if the file is gone or is no longer what was checked."""
+        check_header(path, contract)
+        header, data_start = _read_header(path, max_header_bytes(contract))
+        if header.keys() - {"__metadata__"} != {weight.name for weight in contract.weights}:
+            raise CheckpointError(f"{path.name} has other tensors than the model", code="wrong_names")
+        self._starts = {w.name: data_start + _offsets(header[w.name])[0] for w in contract.weights}
+        self._path = path
+        self._file = path.open("rb", buffering=0)
+
+    def read_into(self, name: str, first: int, out: NDArray[np.float32]) -> None:
+        """Fills `out` with the tensor's flat elements from `first` on."""
+        self._file.seek(self._starts[name] + first * out.itemsize)
+        if self._file.readinto(memoryview(out).cast("B")) != out.nbytes:
+            raise CheckpointError(f"{self._path.name} ends inside {name}", code="truncated")
+
+    def __enter__(self) -> "CheckedFile":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._file.close()
+
+
+def _read_header(path: Path, max_bytes: int) -> tuple[dict[str, Any], int]:
+    """The header's entries and where the tensors' bytes start. Raises CheckpointError, OSError."""
     with path.open("rb") as file:
         start = file.read(8)
         if len(start) < 8:
-            raise CheckpointError(f"{size} bytes; expected a safetensors header", code="truncated")
+            raise CheckpointError(f"{len(start)} bytes; expected a safetensors header", code="truncated")
         (header_bytes,) = struct.unpack("<Q", start)
-        if header_bytes > max_header_bytes(contract):
+        if header_bytes > max_bytes:
             raise CheckpointError(
-                f"header of {header_bytes} bytes; expected at most {max_header_bytes(contract)}",
-                code="not_safetensors",
+                f"header of {header_bytes} bytes; expected at most {max_bytes}", code="not_safetensors"
             )
         header = file.read(header_bytes)
     if len(header) < header_bytes:
         raise CheckpointError(f"file ends inside its header of {header_bytes} bytes", code="truncated")
     try:
         entries = json.loads(header)
-        ends = [e["data_offsets"][1] for name, e in entries.items() if name != "__metadata__"]
-        expected = 8 + header_bytes + max(ends, default=0)
-    except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError):
-        raise CheckpointError("header is not safetensors' JSON", code="not_safetensors") from None
-    if isinstance(expected, int) and size < expected:
-        raise CheckpointError(f"{size} bytes; its header promises {expected}", code="truncated")
+    except (ValueError, RecursionError):
+        raise CheckpointError("header is not JSON", code="not_safetensors") from None
+    if not isinstance(entries, dict):
+        raise CheckpointError("header is not a JSON object", code="not_safetensors")
+    return entries, 8 + header_bytes
+
+
+def _offsets(entry: object) -> tuple[int, int]:
+    match entry:
+        case {"data_offsets": [int(begin), int(end)]} if 0 <= begin <= end < 2**63:
+            return begin, end
+    raise CheckpointError("header gives a tensor without valid data_offsets", code="not_safetensors")
+
+
+def _check_model(metadata: Mapping[str, str], contract: Contract) -> None:
+    stored = metadata.get(METADATA_KEY)
+    if stored != contract.digest:
+        raise CheckpointError(
+            f"checkpoint of model {_shown(stored)}; expected one of {contract.digest}: "
+            "train the model that this aggregator serves",
+            code="wrong_model",
+        )
 
 
 def _check_specs(file: safetensors.safe_open, contract: Contract) -> None:
     names, expected = set(file.keys()), {weight.name for weight in contract.weights}
     if names != expected:
-        missing, extra = sorted(expected - names)[:3], sorted(names - expected)[:3]
+        missing = [_shown(name) for name in sorted(expected - names)[:3]]
+        extra = [_shown(name) for name in sorted(names - expected)[:3]]
         raise CheckpointError(f"tensor names differ: missing {missing}, unknown {extra}", code="wrong_names")
     for weight in contract.weights:
         tensor = file.get_slice(weight.name)
@@ -131,3 +187,8 @@ def _check_values(name: str, tensor: NDArray[np.float32], nonnegative: bool) -> 
         )
     if nonnegative and (tensor < 0).any():
         raise CheckpointError(f"{name} is a variance and holds numbers below 0", code="out_of_range")
+
+
+def _shown(value: object) -> str:
+    """Somebody else's words, cut to a length and without control characters."""
+    return ascii(str(value)[:MAX_SHOWN_CHARS])

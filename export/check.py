@@ -1,0 +1,72 @@
+"""What a fresh export must show before it is written: run in a stock runtime, compared with Keras.
+
+`run_in_runtime` is for a process without TensorFlow (fedfer.export.isolation); it returns plain arrays, which
+fedfer.export.verify, on TensorFlow's side, holds against Keras.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedfer.export.checkpoint import Weights
+from fedfer.export.runtime import Model
+
+
+@dataclass(frozen=True)
+class Observed:
+    """What the runtime computed: probabilities before, loss and weights after one `train`, and whether
+    `save` -> `restore` (of noise) -> `restore` -> `save` gave the same bits."""
+
+    runtime: str
+    initial: Weights
+    probabilities: NDArray[np.float32]
+    loss: float
+    trained: Weights
+    small_batch_loss: float
+    round_trip_exact: bool
+    repeats_exactly: bool
+
+
+def run_in_runtime(
+    content: bytes,
+    runtime: str,
+    images: NDArray[np.float32],
+    labels: NDArray[np.int32],
+    learning_rate: float,
+    seed: int,
+) -> Observed:
+    """Every signature once or more, in this process. Raises ModelFileError, InterpreterError."""
+    model = Model(content, runtime=runtime)
+    initial = model.save()
+    probabilities = model.infer(images)
+    step: dict[str, Any] = {"learning_rate": learning_rate, "seed": seed}
+    loss = model.train(images, labels, **step).loss
+    trained = model.save()
+    small_batch_loss = model.train(images[:1], labels[:1], **step).loss
+    model.restore({name: tensor + np.float32(1) for name, tensor in initial.items()})
+    model.restore(initial)
+    back = model.save()
+    model.train(images, labels, **step)
+    return Observed(
+        runtime=f"{model.runtime} {model.runtime_version}",
+        initial=initial,
+        probabilities=probabilities,
+        loss=loss,
+        trained=trained,
+        small_batch_loss=small_batch_loss,
+        round_trip_exact=same_bits(initial, back),
+        repeats_exactly=same_bits(trained, model.save()),
+    )
+
+
+def same_bits(a: Weights, b: Weights) -> bool:
+    """Whether two sets of weights agree bit for bit."""
+    return a.keys() == b.keys() and all(a[name].tobytes() == b[name].tobytes() for name in a)
+
+
+def relative_difference(a: NDArray[Any], b: NDArray[Any]) -> float:
+    """Largest |a - b| over the largest |b|."""
+    largest = float(np.abs(b).max(initial=0.0))
+    return float(np.abs(a - b).max(initial=0.0)) / max(largest, 1e-12)

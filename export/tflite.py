@@ -1,0 +1,98 @@
+"""A Keras model -> one `.tflite` with training signatures, builtin operators only, its contract inside."""
+
+import tempfile
+import warnings
+from typing import Any
+
+import flatbuffers
+import keras
+import numpy as np
+import tensorflow as tf
+from tensorflow.lite.python import schema_py_generated as schema
+
+from fedfer.export.checkpoint import checkpoint_bytes, digest_of
+from fedfer.export.contract import METADATA_NAME, Contract, TrainingSettings
+from fedfer.export.signatures import TrainableModel, short_name
+from fedfer.model.errors import ExportError
+
+BUFFER_ALIGNMENT_BYTES = 16  # what the schema asks for; the generated Python packer forgets it
+
+
+def convert(model: keras.Model, labels: tuple[str, ...], settings: TrainingSettings) -> bytes:
+    """The `.tflite` file's bytes. Raises ExportError with the op that stands in the way."""
+    contract = make_contract(model, labels, settings)
+    trainable = TrainableModel(model, settings)
+    with tempfile.TemporaryDirectory() as directory, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # TensorFlow's own deprecations
+        options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
+        signatures = trainable.signatures()
+        tf.saved_model.save(trainable, directory, signatures, options)
+        converter = tf.lite.TFLiteConverter.from_saved_model(directory, signature_keys=list(signatures))
+        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
+        converter.experimental_enable_resource_variables = True
+        try:
+            content: bytes = converter.convert()
+        except Exception as error:  # the converter raises whatever MLIR says
+            raise ExportError(f"TensorFlow cannot convert the model to builtin operators: {error}") from None
+    return finish(content, contract)
+
+
+def make_contract(model: keras.Model, labels: tuple[str, ...], settings: TrainingSettings) -> Contract:
+    """The contract of an export of `model`. Raises ExportError for shapes that do not fit."""
+    shape, outputs = model.input_shape, model.output_shape
+    if not isinstance(shape, tuple) or len(shape) != 4 or None in shape[1:]:
+        raise ExportError(f"input shape {shape}; expected one image input (None, height, width, channels)")
+    if outputs != (None, len(labels)):
+        raise ExportError(f"output shape {outputs}; expected (None, {len(labels)}), one probability a label")
+    trainable = TrainableModel(model, settings)
+    weights = {spec.name: np.asarray(w) for spec, w in zip(trainable.specs, model.weights, strict=True)}
+    fields: dict[str, Any] = {
+        "model_name": model.name,
+        "image_shape": tuple(shape[1:]),
+        "labels": labels,
+        "weights": tuple(trainable.specs),
+        "training": settings,
+    }
+    # The checkpoint names the contract and the contract the checkpoint: its tensors alone go into the name.
+    unnamed = Contract(**fields, initial_weights="")
+    return Contract(**fields, initial_weights=digest_of(checkpoint_bytes(weights, unnamed)))
+
+
+def finish(content: bytes, contract: Contract) -> bytes:
+    """Puts checkpoint names on `save` and `restore`, and the contract into the metadata."""
+    model = schema.ModelT.InitFromPackedBuf(content, 0)
+    names = {short_name(i): weight.name for i, weight in enumerate(contract.weights)}
+    for signature in model.signatureDefs:
+        if signature.signatureKey in (b"save", b"restore"):
+            for mapped in [*signature.inputs, *signature.outputs]:
+                mapped.name = names.get(mapped.name.decode(), mapped.name.decode())
+    buffer = AlignedBuffer()
+    buffer.data = np.frombuffer(contract.canonical_json(), np.uint8)
+    model.buffers.append(buffer)
+    entry = schema.MetadataT()
+    entry.name, entry.buffer = METADATA_NAME, len(model.buffers) - 1
+    model.metadata = [*(model.metadata or []), entry]
+    model.description = f"{contract.model_name}, exported by fedfer"
+    for old in model.buffers:
+        old.__class__ = AlignedBuffer
+    builder = flatbuffers.Builder(len(content) + 2**20)
+    builder.Finish(model.Pack(builder), b"TFL3")
+    return bytes(builder.Output())
+
+
+class AlignedBuffer(schema.BufferT):  # type: ignore[misc]
+    """A buffer whose data is laid on a 16-byte boundary of the file."""
+
+    def Pack(self, builder: flatbuffers.Builder) -> int:
+        data = None
+        if self.data is not None:
+            content = np.asarray(self.data, np.uint8).tobytes()
+            builder.StartVector(1, len(content), BUFFER_ALIGNMENT_BYTES)
+            builder.head = builder.head - len(content)
+            builder.Bytes[builder.head : builder.head + len(content)] = content
+            data = builder.EndVector()
+        schema.BufferStart(builder)
+        if data is not None:
+            schema.BufferAddData(builder, data)
+        offset: int = schema.BufferEnd(builder)
+        return offset

@@ -1,0 +1,118 @@
+"""Holds an exported file against Keras and against what it promises; used before anything is written."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import keras
+import numpy as np
+import tensorflow as tf
+from numpy.typing import NDArray
+
+from fedfer.export.check import Observed, relative_difference, run_in_runtime
+from fedfer.export.checkpoint import Weights
+from fedfer.export.contract import SIGNATURES, Contract
+from fedfer.export.dropout import seeded_dropout
+from fedfer.export.flatbuffer import is_builtin_only, op_census, signatures
+from fedfer.export.isolation import call_isolated
+from fedfer.export.runtime import available_runtimes
+from fedfer.export.signatures import weight_specs
+from fedfer.model.errors import ExportError
+
+TOLERANCE = 1e-4  # relative to the largest number of the tensor
+CHECK_SEED = 20_1602  # any fixed number
+BATCH_SIZE = 4
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was checked: `passed`, and the numbers in words."""
+
+    passed: bool
+    text: str
+
+
+def verify(content: bytes, model: keras.Model, contract: Contract) -> list[Finding]:
+    """All findings. Leaves the weights of `model` as they were. Raises InterpreterError without a runtime."""
+    findings = list(_static_findings(content))
+    if not all(finding.passed for finding in findings):
+        return findings
+    images, labels = _random_batch(contract)
+    rate = contract.training.learning_rate
+    reference = _keras_step(model, images, labels, rate)
+    for runtime in available_runtimes() or ["auto"]:
+        observed = call_isolated(run_in_runtime, content, runtime, images, labels, rate, CHECK_SEED)
+        findings += _runtime_findings(observed, reference)
+    return findings
+
+
+def require(findings: list[Finding]) -> None:
+    """Raises ExportError naming what failed."""
+    failed = [finding.text for finding in findings if not finding.passed]
+    if failed:
+        raise ExportError("the exported file failed its check: " + "; ".join(failed))
+
+
+def _static_findings(content: bytes) -> Iterator[Finding]:
+    census = op_census(content)
+    foreign = [name for name in census if not is_builtin_only({name: 1})]
+    yield Finding(
+        not foreign,
+        f"operators: {sum(census.values())} of {len(census)} kinds, "
+        + (f"not builtin: {foreign}" if foreign else "all builtin (no Flex, no custom)"),
+    )
+    names = {signature.name for signature in signatures(content)}
+    yield Finding(names == set(SIGNATURES), f"signatures: {', '.join(sorted(names))}")
+
+
+def _random_batch(contract: Contract) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
+    rng = np.random.default_rng(CHECK_SEED)
+    images = rng.random((BATCH_SIZE, *contract.image_shape), np.float32)
+    return images, rng.integers(0, len(contract.labels), BATCH_SIZE).astype(np.int32)
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The same batch through Keras itself."""
+
+    initial: Weights
+    probabilities: NDArray[np.float32]
+    loss: float
+    trained: Weights
+
+
+def _keras_step(
+    model: keras.Model, images: NDArray[np.float32], labels: NDArray[np.int32], learning_rate: float
+) -> Reference:
+    """One step by Keras's loss and SGD with TensorFlow's own gradients; only dropout's draws are ours."""
+    specs = weight_specs(model)
+
+    def weights() -> Weights:
+        return {spec.name: np.array(w) for spec, w in zip(specs, model.weights, strict=True)}
+
+    initial = weights()
+    probabilities = np.asarray(model(images, training=False))
+    with seeded_dropout(tf.constant([CHECK_SEED], tf.int32)), tf.GradientTape() as tape:
+        loss = keras.losses.SparseCategoricalCrossentropy()(labels, model(images, training=True))
+    gradients = tape.gradient(loss, [weight.value for weight in model.trainable_weights])
+    keras.optimizers.SGD(learning_rate).apply(gradients, model.trainable_weights)
+    trained = weights()
+    model.set_weights([initial[spec.name] for spec in specs])
+    return Reference(initial, probabilities, float(loss), trained)
+
+
+def _runtime_findings(seen: Observed, keras_step: Reference) -> Iterator[Finding]:
+    def close(what: str, difference: float) -> Finding:
+        passed = difference <= TOLERANCE
+        relation = "agrees with" if passed else "differs from"
+        return Finding(passed, f"{seen.runtime}: {what} {relation} Keras ({difference:.1e} relative)")
+
+    start = max(relative_difference(seen.initial[name], w) for name, w in keras_step.initial.items())
+    yield Finding(start == 0, f"{seen.runtime}: `save` gives the initial weights")
+    yield close("`infer`", relative_difference(seen.probabilities, keras_step.probabilities))
+    yield close("loss of `train`", abs(seen.loss - keras_step.loss) / abs(keras_step.loss))
+    worst = max(keras_step.trained, key=lambda n: relative_difference(seen.trained[n], keras_step.trained[n]))
+    difference = relative_difference(seen.trained[worst], keras_step.trained[worst])
+    yield close(f"every weight after `train` (most: {worst})", difference)
+    yield Finding(bool(np.isfinite(seen.small_batch_loss)), f"{seen.runtime}: a batch of 1 trains as it is")
+    yield Finding(seen.round_trip_exact, f"{seen.runtime}: save -> restore -> save, bit for bit")
+    yield Finding(seen.repeats_exactly, f"{seen.runtime}: the same seed gives the same weights, bit for bit")

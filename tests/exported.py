@@ -1,0 +1,13 @@
+"""Exports for tests, each for a process of its own (`call_isolated`): light to import, TensorFlow comes inside."""
+
+from pathlib import Path
+
+
+def export_tiny(path: Path, dropout: float) -> None:
+    """Writes the tiny model of tests/keras_models.py as a `.tflite`."""
+    from keras_models import LABELS, tiny_model
+
+    from fedfer.export.contract import TrainingSettings
+    from fedfer.export.tflite import convert
+
+    path.write_bytes(convert(tiny_model(dropout), LABELS, TrainingSettings()))
