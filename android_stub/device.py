@@ -1,0 +1,170 @@
+"""One emulated phone: a state machine that takes one step of "a device's life" (docs/protocol.md) at a time.
+
+    enrol -> ask -> train -> upload -> ask -> ... -> finished
+
+It holds its own images and nobody else's. `step` never waits for a round: it returns how long to pause, so
+that one process can carry many devices.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum, auto
+
+from fedfer.android_stub.client import AggregatorClient, Update
+from fedfer.android_stub.events import Event, Finished, Note, RoundSeen, Trained
+from fedfer.android_stub.replies import Stop, Train, Wait
+from fedfer.android_stub.trainer import LocalResult, Seeds, TrainingPlan, train_locally
+from fedfer.android_stub.workbench import Workbench
+from fedfer.export.checkpoint import checkpoint_bytes, digest_of
+from fedfer.export.contract import Contract
+from fedfer.model.data import LabelledImages
+from fedfer.model.errors import RefusedError
+
+MIN_PAUSE_SEC = 0.05  # whatever a server says, a waiting device does not spin
+# Answers to an upload that came too late: nothing is wrong with the device, there is other work.
+_TOO_LATE = ("round_over", "not_assigned")
+
+
+class State(Enum):
+    ENROL = auto()
+    ASK = auto()
+    TRAIN = auto()
+    UPLOAD = auto()
+    FINISHED = auto()
+
+
+@dataclass(frozen=True)
+class DeviceSpec:
+    """Who a device is: its name, its place in the fleet (0, 1, ...), and its images."""
+
+    name: str
+    index: int
+    examples: LabelledImages
+
+
+class Device:
+    """`report` is told what happens; `fleet_seed` seeds all training of the fleet."""
+
+    def __init__(
+        self,
+        spec: DeviceSpec,
+        fleet_seed: int,
+        client: AggregatorClient,
+        workbench: Workbench,
+        report: Callable[[Event], None],
+    ) -> None:
+        self.name = spec.name
+        self.state = State.ENROL
+        self._spec = spec
+        self._fleet_seed = fleet_seed
+        self._client = client
+        self._workbench = workbench
+        self._report = report
+        self._work: Train | None = None
+        self._update: Update | None = None
+        self._reported_round = 0
+        self._enrolled_again = False
+
+    def step(self) -> float | None:
+        """Does the next thing; returns seconds to pause before the next step, None when finished.
+
+        Raises FedferError when the device cannot go on.
+        """
+        try:
+            return self._step()
+        except RefusedError as error:
+            if error.status == 401 and not self._enrolled_again:
+                self._enrolled_again = True  # until an update is accepted: no endless loop of enrolments
+                return self._go_on_from(State.ENROL, f"{error}; enrolling again")
+            if self.state is State.UPLOAD and error.code in _TOO_LATE:
+                return self._go_on_from(State.ASK, f"{error}; asking for other work")
+            raise
+
+    def _step(self) -> float | None:
+        match self.state:
+            case State.ENROL:
+                self._client.enrol(self.name)
+                self.state = State.ASK
+            case State.ASK:
+                return self._ask()
+            case State.TRAIN:
+                self._train()
+            case State.UPLOAD:
+                self._upload()
+            case State.FINISHED:
+                return None
+        return 0.0
+
+    def _ask(self) -> float | None:
+        work = self._client.ask_for_work()
+        if isinstance(work, Wait):
+            return max(MIN_PAUSE_SEC, work.retry_after_sec)
+        self._see_result(before=work)
+        if isinstance(work, Stop):
+            self.state = State.FINISHED
+            traffic = self._client.connection
+            self._report(Finished(self.name, work.weights, traffic.received_bytes, traffic.sent_bytes))
+            return None
+        self._work = work
+        self.state = State.TRAIN
+        return 0.0
+
+    def _see_result(self, before: Train | Stop) -> None:
+        """New work, or none any more, means that the round reported for is over."""
+        done = self._reported_round
+        if isinstance(before, Train) and before.round == done:
+            return
+        if self._workbench.is_first_to_see(done):
+            self._report(RoundSeen(self.name, self._client.round_result(done)))
+
+    def _train(self) -> None:
+        assert self._work is not None
+        work = self._work
+        model = self._workbench.model(self._client, work)
+        weights = self._workbench.weights(self._client, work, model)
+        plan = TrainingPlan(work.local_epochs, work.batch_size, work.learning_rate)
+        seeds = Seeds(self._fleet_seed, self._spec.index, work.round)
+        result = train_locally(model, weights, self._spec.examples, plan, seeds)
+        self._update = self._keep(result, work, model.contract)
+        self.state = State.UPLOAD
+
+    def _keep(self, result: LocalResult, work: Train, contract: Contract) -> Update:
+        """Puts the trained checkpoint on disk, from where the upload streams it."""
+        data = checkpoint_bytes(result.weights, contract)
+        return Update(
+            path=self._workbench.cache.write_update(self.name, data),
+            sha256=digest_of(data),
+            base_weights=work.weights,
+            num_examples=result.num_examples,
+            loss=result.loss,
+            accuracy=result.accuracy,
+            train_sec=result.train_sec,
+        )
+
+    def _upload(self) -> None:
+        assert self._work is not None
+        assert self._update is not None
+        work, update = self._work, self._update
+        receipt = self._client.upload_update(work.round, update)
+        update.path.unlink(missing_ok=True)
+        self._reported_round = work.round
+        self._enrolled_again = False
+        self.state = State.ASK
+        self._report(
+            Trained(
+                device=self.name,
+                round=work.round,
+                num_examples=update.num_examples,
+                loss=update.loss,
+                accuracy=update.accuracy,
+                train_sec=update.train_sec,
+                update_bytes=receipt.received_bytes,
+            )
+        )
+
+    def _go_on_from(self, state: State, why: str) -> float:
+        self.state = state
+        if self._update is not None:
+            self._update.path.unlink(missing_ok=True)
+        self._report(Note(self.name, why))
+        return MIN_PAUSE_SEC

@@ -1,0 +1,172 @@
+"""N emulated phones over P processes: started, watched, stopped together.
+
+Each process gets the images of its own devices and holds one interpreter. If a device gives up or a
+process dies, all are stopped: a fleet either finishes or says why not.
+"""
+
+import multiprocessing
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing.connection import Connection as Pipe
+from multiprocessing.connection import wait
+from multiprocessing.context import SpawnProcess
+
+from fedfer.android_stub.device import DeviceSpec
+from fedfer.android_stub.events import Event, Failed, Finished, Trained
+from fedfer.android_stub.worker import WorkerSettings, run_worker
+from fedfer.model.data import LabelledImages
+from fedfer.model.errors import FedferError, InterpreterError, UsageError
+
+STOP_SEC = 5.0  # between asking a process to end and ending it
+
+
+@dataclass(frozen=True)
+class FleetSummary:
+    """What a finished fleet did; bytes are those of request and reply bodies."""
+
+    num_devices: int
+    num_rounds: int
+    num_updates: int
+    num_examples: int
+    received_bytes: int
+    sent_bytes: int
+    final_weights: str
+
+
+class _Tally:
+    """The sums of a summary, event by event."""
+
+    def __init__(self) -> None:
+        self._rounds: set[int] = set()
+        self._num_updates = self._num_examples = self._received_bytes = self._sent_bytes = 0
+        self._final_weights = ""
+
+    def add(self, event: Event) -> None:
+        if isinstance(event, Trained):
+            self._rounds.add(event.round)
+            self._num_updates += 1
+            self._num_examples += event.num_examples
+        elif isinstance(event, Finished):
+            self._received_bytes += event.received_bytes
+            self._sent_bytes += event.sent_bytes
+            self._final_weights = event.final_weights
+
+    def summary(self, num_devices: int) -> FleetSummary:
+        return FleetSummary(
+            num_devices=num_devices,
+            num_rounds=len(self._rounds),
+            num_updates=self._num_updates,
+            num_examples=self._num_examples,
+            received_bytes=self._received_bytes,
+            sent_bytes=self._sent_bytes,
+            final_weights=self._final_weights,
+        )
+
+
+@dataclass
+class _Worker:
+    process: SpawnProcess
+    events: Pipe
+    unfinished: set[str]  # names of devices
+
+
+def run_fleet(
+    settings: WorkerSettings,
+    holdings: Sequence[LabelledImages],
+    num_processes: int,
+    on_event: Callable[[Event], None],
+) -> FleetSummary:
+    """Runs device i on `holdings[i]` until the server says stop; `on_event` is called as things happen.
+
+    Raises UsageError, the FedferError of a device that gave up, InterpreterError for a process that died.
+    """
+    specs = [DeviceSpec(f"phone-{index}", index, images) for index, images in enumerate(holdings)]
+    if not specs or num_processes < 1:
+        raise UsageError(
+            f"{len(specs)} devices over {num_processes} processes; expected at least one of each"
+        )
+    for spec in specs:
+        if len(spec.examples) == 0:
+            raise UsageError(f"{spec.name} would hold no images; expected at least one for every device")
+    workers: list[_Worker] = []
+    try:
+        for turn in range(min(num_processes, len(specs))):
+            workers.append(_start(settings, specs[turn::num_processes]))
+        return _watch(workers, on_event).summary(len(specs))
+    finally:
+        _stop(workers)
+
+
+@contextmanager
+def ending_on_sigterm() -> Iterator[None]:
+    """Turns SIGTERM into SystemExit(143), so that a fleet stops its processes on its way out."""
+
+    def end(signum: int, frame: object) -> None:
+        raise SystemExit(128 + signum)
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _start(settings: WorkerSettings, specs: Sequence[DeviceSpec]) -> _Worker:
+    spawn = multiprocessing.get_context("spawn")  # a forked interpreter or HTTP client may hang
+    receiving, sending = spawn.Pipe(duplex=False)
+    process = spawn.Process(target=run_worker, args=(settings, specs, sending), daemon=True)
+    process.start()
+    sending.close()  # or the end of the process would not be seen as the end of its events
+    return _Worker(process, receiving, {spec.name for spec in specs})
+
+
+def _watch(workers: Sequence[_Worker], on_event: Callable[[Event], None]) -> _Tally:
+    """Passes events on until every process has ended well. Raises FedferError as `run_fleet` says."""
+    running = {worker.events: worker for worker in workers}
+    tally = _Tally()
+    while running:
+        for ready in wait(list(running)):
+            worker = running[ready]  # type: ignore[index]
+            try:
+                event: Event = worker.events.recv()
+            except (EOFError, OSError):  # OSError: it died in the middle of one
+                del running[worker.events]
+                _check_ended_well(worker)
+                continue
+            if isinstance(event, Failed):
+                raise _named(event)
+            if isinstance(event, Finished):
+                worker.unfinished.discard(event.device)
+            tally.add(event)
+            on_event(event)
+    return tally
+
+
+def _check_ended_well(worker: _Worker) -> None:
+    worker.process.join()
+    if worker.process.exitcode != 0 or worker.unfinished:
+        devices = ", ".join(sorted(worker.unfinished)) or "devices that had finished"
+        raise InterpreterError(
+            f"the process of {devices} died with exit code {worker.process.exitcode}: "
+            "out of memory, or a crash in the runtime; try fewer --processes"
+        )
+
+
+def _named(event: Failed) -> FedferError:
+    """The device's error, saying which device it was."""
+    event.error.args = (f"{event.device}: {event.error}",)
+    return event.error
+
+
+def _stop(workers: Sequence[_Worker]) -> None:
+    for worker in workers:
+        if worker.process.is_alive():
+            worker.process.terminate()
+    for worker in workers:
+        worker.process.join(STOP_SEC)
+        if worker.process.is_alive():
+            worker.process.kill()
+            worker.process.join()
+        worker.events.close()

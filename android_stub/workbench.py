@@ -1,0 +1,43 @@
+"""What the devices of one process share, so that memory grows with processes and not with devices:
+the interpreter with the served model, the checkpoint that was loaded last, the cache of files."""
+
+from fedfer.android_stub.cache import Cache
+from fedfer.android_stub.client import AggregatorClient
+from fedfer.android_stub.replies import Train, bad_reply
+from fedfer.export.checkpoint import Weights, load_checkpoint, max_checkpoint_bytes
+from fedfer.export.runtime import Model
+
+
+class Workbench:
+    """Holds one interpreter and one checkpoint at a time; devices use it in turn."""
+
+    def __init__(self, cache: Cache, runtime: str) -> None:
+        self.cache = cache
+        self._runtime = runtime
+        self._model: tuple[str, Model] | None = None
+        self._weights: tuple[str, Weights] | None = None
+        self._newest_round_seen = 0
+
+    def model(self, client: AggregatorClient, work: Train) -> Model:
+        """The interpreter for this work's model. Raises ModelFileError, InterpreterError, RefusedError."""
+        if self._model is None or self._model[0] != work.model:
+            self._model = self._weights = None  # before the next is loaded: memory of one
+            loaded = Model(client.fetch_model(work.model), runtime=self._runtime)
+            if loaded.contract.digest != work.contract:
+                raise bad_reply(f"its model has contract {loaded.contract.digest}, not the one it names", 200)
+            self._model = (work.model, loaded)
+        return self._model[1]
+
+    def weights(self, client: AggregatorClient, work: Train, model: Model) -> Weights:
+        """The checkpoint that this work starts from, checked. Raises CheckpointError, RefusedError."""
+        if self._weights is None or self._weights[0] != work.weights:
+            self._weights = None
+            path = client.fetch_weights(work.weights, max_checkpoint_bytes(model.contract))
+            self._weights = (work.weights, load_checkpoint(path, model.contract))
+        return self._weights[1]
+
+    def is_first_to_see(self, round_number: int) -> bool:
+        """True once per round: one device of the process asks what became of it, not every one."""
+        is_new = round_number > self._newest_round_seen
+        self._newest_round_seen = max(round_number, self._newest_round_seen)
+        return is_new

@@ -1,0 +1,94 @@
+"""One process of a fleet: drives its devices in turn, the one that is due first, and sends their events.
+
+It ends when all its devices have finished, when one cannot go on, and when its parent is gone.
+"""
+
+import heapq
+import os
+import random
+import signal
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from multiprocessing import parent_process
+from multiprocessing.connection import Connection as Pipe
+from multiprocessing.connection import wait
+from pathlib import Path
+
+from fedfer.android_stub.backoff import RetryPolicy
+from fedfer.android_stub.cache import Cache
+from fedfer.android_stub.client import AggregatorClient
+from fedfer.android_stub.connection import Connection, Retrying, open_http
+from fedfer.android_stub.device import Device, DeviceSpec
+from fedfer.android_stub.events import Event, Failed, Note
+from fedfer.android_stub.workbench import Workbench
+from fedfer.model.errors import FedferError
+
+
+@dataclass(frozen=True)
+class WorkerSettings:
+    """What every process of a fleet is told."""
+
+    server_url: str
+    cache_dir: Path
+    runtime: str
+    seed: int
+    retry: RetryPolicy
+
+
+def run_worker(settings: WorkerSettings, specs: Sequence[DeviceSpec], events: Pipe) -> None:
+    """The body of a process: sends events until it ends; the last one is Failed if a device gave up."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent stops us
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
+    with open_http(settings.server_url) as http:
+        try:
+            workbench = Workbench(Cache(settings.cache_dir), settings.runtime)
+        except FedferError as error:
+            events.send(Failed(specs[0].name, error))
+            return
+        devices = []
+        for spec in specs:
+            connection = Connection(http, _retrying(settings, spec, events.send))
+            client = AggregatorClient(connection, workbench.cache)
+            devices.append(Device(spec, settings.seed, client, workbench, events.send))
+        drive(devices, events.send, time.monotonic, time.sleep)
+
+
+def drive(
+    devices: Sequence[Device],
+    report: Callable[[Event], None],
+    clock: Callable[[], float],
+    sleep: Callable[[float], None],
+) -> None:
+    """Steps the device that is due first until all have finished, or one fails (reported, then the end)."""
+    due = [(0.0, turn) for turn in range(len(devices))]  # (moment, device), a heap
+    while due:
+        moment, turn = heapq.heappop(due)
+        if (early_sec := moment - clock()) > 0:
+            sleep(early_sec)
+        try:
+            pause_sec = devices[turn].step()
+        except FedferError as error:
+            report(Failed(devices[turn].name, error))
+            return
+        if pause_sec is not None:
+            heapq.heappush(due, (clock() + pause_sec, turn))
+
+
+def _retrying(settings: WorkerSettings, spec: DeviceSpec, report: Callable[[Event], None]) -> Retrying:
+    return Retrying(
+        policy=settings.retry,
+        rng=random.Random(f"{settings.seed}/{spec.index}"),
+        clock=time.monotonic,
+        sleep=time.sleep,
+        on_pause=lambda text: report(Note(spec.name, text)),
+    )
+
+
+def _exit_with_parent() -> None:
+    """A fleet that is killed outright leaves no processes behind."""
+    parent = parent_process()
+    if parent is not None:
+        wait([parent.sentinel])
+        os._exit(1)

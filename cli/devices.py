@@ -1,0 +1,148 @@
+"""Run emulated phones against an aggregator: each trains the served .tflite on its own images.
+
+Phone i of the fleet is called phone-i. The command ends when the server says that training is over; it
+fails when a phone gives up on the server or is refused.
+
+Example: fedfer devices --server http://127.0.0.1:8750 --count 3 --data drawn --examples-per-device 5
+"""
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fedfer.android_stub.backoff import RetryPolicy
+
+if TYPE_CHECKING:
+    from fedfer.android_stub.events import Event
+    from fedfer.android_stub.fleet import FleetSummary
+    from fedfer.model.data import LabelledImages
+
+HELP = "run emulated phones against an aggregator"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--server", required=True, metavar="URL", help="the aggregator, as http://HOST:PORT")
+    add("--count", required=True, type=int, metavar="N", help="number of phones")
+    add("--data", required=True, metavar="SOURCE", help="images: `drawn`, or a FER2013-like .csv or .csv.gz")
+    add("--skip", type=int, default=0, metavar="N", help="images of the source to leave out first")
+    add("--take", type=int, metavar="N", help="images to share out, counted after --skip; all, if not given")
+    add("--data-seed", type=int, default=0, metavar="N", help="seed of drawn faces")
+    add("--usage", metavar="NAME", help="only rows with this Usage, for CSV files that have that column")
+    add(
+        "--partition",
+        choices=("contiguous", "iid", "dirichlet"),
+        default="contiguous",
+        help="how images are shared out: runs, at random, or with label mixes drawn from Dirichlet(alpha)",
+    )
+    add("--alpha", type=float, default=0.5, help="evenness of label mixes, for dirichlet: small is skewed")
+    add("--examples-per-device", type=int, metavar="N", help="images per phone; all shared out, if not given")
+    add("--processes", type=int, default=2, metavar="N", help="processes that carry the phones")
+    add("--seed", type=int, default=0, metavar="N", help="seed of partition, image order and dropout")
+    add(
+        "--runtime",
+        choices=("auto", "tflite-runtime", "ai-edge-litert"),
+        default="auto",
+        help="what runs the .tflite; auto takes the first that is installed",
+    )
+    add(
+        "--cache-dir",
+        type=Path,
+        metavar="DIR",
+        help="where fetched models and weights stay; a temporary directory, if not given",
+    )
+    add(
+        "--give-up-sec",
+        type=float,
+        default=RetryPolicy.give_up_sec,
+        metavar="SEC",
+        help="seconds that a phone goes on trying to reach the server",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    import tempfile
+
+    from fedfer.android_stub.fleet import ending_on_sigterm, run_fleet
+    from fedfer.android_stub.worker import WorkerSettings
+
+    holdings = load_holdings(args)
+    with ending_on_sigterm(), tempfile.TemporaryDirectory(prefix="fedfer-devices-") as temporary:
+        settings = WorkerSettings(
+            server_url=args.server,
+            cache_dir=args.cache_dir or Path(temporary),
+            runtime=args.runtime,
+            seed=args.seed,
+            retry=RetryPolicy(give_up_sec=args.give_up_sec),
+        )
+        summary = run_fleet(settings, holdings, args.processes, Narrator())
+    print(describe_summary(summary), flush=True)
+    return 0
+
+
+def load_holdings(args: argparse.Namespace) -> "list[LabelledImages]":
+    """The images of each phone. Raises UsageError, DataError."""
+    from fedfer.model.partition import partition
+    from fedfer.model.sources import DRAWN, load_images
+
+    take = args.take
+    if take is None and args.data == DRAWN and args.examples_per_device and args.partition != "dirichlet":
+        take = args.count * args.examples_per_device  # faces have no end; draw those that are needed
+    images = load_images(args.data, skip=args.skip, take=take, seed=args.data_seed, usage=args.usage)
+    parts = partition(
+        images.labels,
+        args.count,
+        scheme=args.partition,
+        alpha=args.alpha,
+        examples_per_device=args.examples_per_device,
+        seed=args.seed,
+    )
+    return [images.take(part) for part in parts]
+
+
+class Narrator:
+    """Prints events as lines; what became of a round only once, though every process tells it."""
+
+    def __init__(self) -> None:
+        self._rounds_told: set[int] = set()
+
+    def __call__(self, event: "Event") -> None:
+        from fedfer.android_stub.events import RoundSeen
+
+        if isinstance(event, RoundSeen):
+            if event.result.round in self._rounds_told:
+                return
+            self._rounds_told.add(event.result.round)
+        print(describe_event(event), flush=True)
+
+
+def describe_event(event: "Event") -> str:
+    """One line for a person."""
+    from fedfer.android_stub.events import Finished, Note, RoundSeen, Trained
+
+    match event:
+        case Trained():
+            return (
+                f"{event.device} round {event.round}: loss {event.loss:.2f} accuracy {event.accuracy:.2f}, "
+                f"{event.train_sec:.1f} s, {event.update_bytes / 1e6:.1f} MB up"
+            )
+        case RoundSeen(result=result):
+            held_out = (
+                f", held out: loss {result.holdout_loss:.2f} accuracy {result.holdout_accuracy:.2f}"
+                if result.holdout_loss is not None and result.holdout_accuracy is not None
+                else ""
+            )
+            return f"round {result.round} {result.phase}: {result.num_updates} updates{held_out}"
+        case Note():
+            return f"{event.device}: {event.text}"
+        case Finished():
+            return f"{event.device}: finished"
+    return f"{event.device}: {event.error}"
+
+
+def describe_summary(summary: "FleetSummary") -> str:
+    return (
+        f"{summary.num_devices} phones, {summary.num_rounds} rounds: {summary.num_updates} updates of "
+        f"{summary.num_examples} examples, {summary.received_bytes / 1e6:.1f} MB down, "
+        f"{summary.sent_bytes / 1e6:.1f} MB up\nfinal weights {summary.final_weights}"
+    )
