@@ -1,0 +1,30 @@
+"""Labelled images by the name of their source: faces drawn on the spot, or a FER2013-like CSV."""
+
+from pathlib import Path
+
+from fedfer.model.data import LabelledImages
+from fedfer.model.errors import UsageError
+from fedfer.model.faces import draw_faces
+from fedfer.model.fer2013 import read_fer2013
+
+DRAWN = "drawn"
+MAX_DRAWN = 1_000_000
+
+
+def load_images(
+    source: str, *, skip: int = 0, take: int | None = None, seed: int = 0, usage: str | None = None
+) -> LabelledImages:
+    """`take` images from place `skip` on of `drawn` (a series that `seed` fixes) or of a CSV file.
+
+    Equal settings give equal images; ranges that do not overlap share none. `usage` keeps a CSV's rows
+    with this Usage. Raises UsageError for settings that do not fit, DataError for files that cannot be read.
+    """
+    if skip < 0 or (take is not None and take < 1):
+        raise UsageError(f"expected skip >= 0 and take >= 1; received skip {skip}, take {take}")
+    if source != DRAWN:
+        return read_fer2013(Path(source), usage=usage, skip=skip, take=take)
+    if usage is not None:
+        raise UsageError(f"drawn faces have no Usage; received {usage}: leave it out")
+    if take is None or take > MAX_DRAWN:
+        raise UsageError(f"drawn faces have no end: say how many to take, at most {MAX_DRAWN}")
+    return draw_faces(take, first=skip, seed=seed)
