@@ -33,9 +33,11 @@ class Measures:
 def measure(probabilities: NDArray[np.floating[Any]], labels: NDArray[np.integer[Any]]) -> Measures:
     """Measures of probabilities [n, K] against labels [n].
 
-    Raises DataError for no examples, for shapes that differ, and for a label outside 0..K-1.
+    A probability that is NaN, as a diverged model gives, counts as 0, so measures are always finite. Raises
+    DataError for no examples, for shapes that differ, and for a label outside 0..K-1.
     """
     _check(probabilities, labels)
+    probabilities = np.nan_to_num(probabilities, nan=0.0)
     num_examples, num_classes = probabilities.shape
     chosen = probabilities[np.arange(num_examples), labels].astype(np.float64)
     confusion = np.zeros((num_classes, num_classes), np.int64)

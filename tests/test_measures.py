@@ -36,6 +36,12 @@ def test_equal_probabilities_choose_the_first_class() -> None:
     assert measure(np.full((1, 7), 1 / 7), np.array([6])).accuracy == 0.0
 
 
+def test_a_diverged_model_has_finite_measures() -> None:
+    measures = measure(np.full((2, 7), np.nan, np.float32), np.array([0, 1]))
+    assert measures.loss == pytest.approx(7 * math.log(10))
+    assert measures.accuracy == 0.5
+
+
 @given(st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), min_size=1, max_size=60))
 def test_confusion_counts_every_example_once(pairs: list[tuple[int, int]]) -> None:
     truth = np.array([pair[0] for pair in pairs])
