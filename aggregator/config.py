@@ -11,6 +11,11 @@ from pathlib import Path
 from fedfer.model.errors import UsageError
 
 
+def _require(condition: bool, name: str, value: object, expected: str) -> None:
+    if not condition:
+        raise UsageError(f"{name} is {value}; expected {expected}")
+
+
 @dataclass(frozen=True)
 class RoundSettings:
     """One round. It closes when `num_clients` updates are in, or at its deadline with `min_clients`.
@@ -74,8 +79,3 @@ class ServerConfig:
     def __post_init__(self) -> None:
         """Raises UsageError."""
         _require(1 <= self.num_rounds <= 1_000_000, "rounds", self.num_rounds, "1 to 1000000")
-
-
-def _require(condition: bool, name: str, value: object, expected: str) -> None:
-    if not condition:
-        raise UsageError(f"{name} is {value}; expected {expected}")

@@ -21,7 +21,7 @@ def update(directory: Path, weights: Weights, num_examples: int, device_id: str 
 def plain_mean(updates: list[tuple[Weights, int]]) -> Weights:
     total = sum(n for _, n in updates)
     return {
-        name: (sum(w[name].astype(np.float64) * n for w, n in updates) / total).astype(np.float32)
+        name: (np.sum([w[name].astype(np.float64) * n for w, n in updates], axis=0) / total).astype(np.float32)
         for name in updates[0][0]
     }
 

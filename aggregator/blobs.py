@@ -1,0 +1,103 @@
+"""Models, versions and updates as files named by the sha256 of their bytes, under one data directory.
+
+    lock                              held by the one server that uses the directory
+    models/<sha256>.tflite            the served model
+    versions/<sha256>.safetensors     global checkpoints
+    updates/<round>/<sha256>.safetensors
+    tmp/                              unfinished files; emptied at start
+
+A file appears under its name only whole: written in tmp/, synced, renamed, its directory synced.
+"""
+
+import fcntl
+import os
+import secrets
+import shutil
+from pathlib import Path
+
+from fedfer.model.errors import StoreError
+
+
+class Blobs:
+    """The files of one data directory. Errors of the file system are raised as they are (OSError)."""
+
+    def __init__(self, root: Path) -> None:
+        """Takes the directory for this process. Raises StoreError if another server has it, OSError."""
+        self.root = root
+        root.mkdir(parents=True, exist_ok=True)
+        self._lock = _lock(root)
+        self._temporary = root / "tmp"
+        shutil.rmtree(self._temporary, ignore_errors=True)
+        for directory in (self._temporary, root / "models", root / "versions", root / "updates"):
+            directory.mkdir(exist_ok=True)
+        sync_directory(root)
+
+    def close(self) -> None:
+        """Lets another server have the directory."""
+        os.close(self._lock)
+
+    def model_path(self, sha256: str) -> Path:
+        return self.root / "models" / f"{sha256}.tflite"
+
+    def version_path(self, sha256: str) -> Path:
+        return self.root / "versions" / f"{sha256}.safetensors"
+
+    def update_path(self, round_number: int, sha256: str) -> Path:
+        return self.root / "updates" / str(round_number) / f"{sha256}.safetensors"
+
+    def temporary_path(self) -> Path:
+        """A name for a new unfinished file."""
+        return self._temporary / secrets.token_hex(16)
+
+    def write(self, data: bytes, place: Path) -> None:
+        """Makes `data` durable at `place`."""
+        temporary = self.temporary_path()
+        temporary.write_bytes(data)
+        sync_file(temporary)
+        self.keep(temporary, place)
+
+    def keep(self, temporary: Path, place: Path) -> None:
+        """Gives an unfinished file, whose bytes are synced, its name; durable on return."""
+        if not place.parent.is_dir():
+            place.parent.mkdir()
+            sync_directory(place.parent.parent)
+        temporary.replace(place)
+        sync_directory(place.parent)
+
+    def drop_updates(self, round_number: int) -> None:
+        """Deletes a round's updates; what cannot be deleted stays and harms nothing."""
+        shutil.rmtree(self.root / "updates" / str(round_number), ignore_errors=True)
+
+    def drop_updates_before(self, round_number: int) -> None:
+        """Deletes the updates of rounds before this one, which a server that was killed may have left."""
+        for directory in (self.root / "updates").iterdir():
+            if directory.name.isdigit() and int(directory.name) < round_number:
+                self.drop_updates(int(directory.name))
+
+
+def sync_file(path: Path) -> None:
+    """Returns when the file's bytes are on the disk."""
+    _sync(path, os.O_RDWR)
+
+
+def sync_directory(path: Path) -> None:
+    """Returns when the directory's names are on the disk."""
+    _sync(path, os.O_RDONLY)
+
+
+def _sync(path: Path, flags: int) -> None:
+    descriptor = os.open(path, flags)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _lock(root: Path) -> int:
+    descriptor = os.open(root / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        raise StoreError(f"another server is using {root}; stop it or take another directory") from None
+    return descriptor

@@ -1,0 +1,83 @@
+"""Sending a file that never changes: ETag, caching for ever, one byte range, and a count of what was sent.
+
+HTTP semantics after RFC 9110, sections 13 (conditions) and 14 (ranges). A Range header that cannot be
+understood, or asks for several ranges, is ignored, as the RFC allows.
+"""
+
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from pathlib import Path
+
+from starlette.concurrency import run_in_threadpool
+from starlette.responses import Response, StreamingResponse
+
+from fedfer.model.errors import RefusedError, StoreError
+
+PIECE_BYTES = 1 << 20
+CACHE_CONTROL = "public, max-age=31536000, immutable"
+Count = Callable[[int], Awaitable[None]]
+
+
+def byte_range(header: str | None, size: int) -> tuple[int, int] | None:
+    """First byte and the one after the last of a `Range` header; None for the whole file.
+
+    Raises RefusedError (416) for a range outside the file.
+    """
+    match = re.fullmatch(r"\s*bytes\s*=\s*([0-9]{0,18})-([0-9]{0,18})\s*", header or "")
+    if match is None or match.groups() == ("", ""):
+        return None
+    first_text, last_text = match.groups()
+    if not first_text:
+        first, end = max(0, size - int(last_text)), size
+    else:
+        first, end = int(first_text), min(size, int(last_text) + 1) if last_text else size
+        if last_text and int(last_text) < first:
+            return None
+    if first >= end:
+        raise RefusedError(f"range {header} of a file of {size} bytes", code="bad_range", status=416)
+    return first, end
+
+
+async def file_response(path: Path, name: str, headers: Mapping[str, str], count: Count) -> Response:
+    """The answer to a GET for the file called `name` (its sha256). Raises RefusedError, StoreError."""
+    etag = f'"{name}"'
+    fixed = {"ETag": etag, "Cache-Control": CACHE_CONTROL, "Accept-Ranges": "bytes"}
+    if _lists_etag(headers.get("if-none-match", ""), etag):
+        return Response(status_code=304, headers=fixed)
+    try:
+        size = (await run_in_threadpool(path.stat)).st_size
+    except OSError as error:
+        raise StoreError(f"cannot read {path.name}: {error.strerror}") from None
+    wants_range = headers.get("if-range", etag) == etag
+    part = byte_range(headers.get("range"), size) if wants_range else None
+    first, end = part or (0, size)
+    fixed["Content-Length"] = str(end - first)
+    if part:
+        fixed["Content-Range"] = f"bytes {first}-{end - 1}/{size}"
+    return StreamingResponse(
+        _stream(path, first, end, count),
+        status_code=206 if part else 200,
+        media_type="application/octet-stream",
+        headers=fixed,
+    )
+
+
+async def _stream(path: Path, first: int, end: int, count: Count) -> AsyncIterator[bytes]:
+    """The bytes first..end of the file; counts those that were taken, also when the client leaves."""
+    sent = 0
+    try:
+        with await run_in_threadpool(path.open, "rb", 0) as file:
+            file.seek(first)
+            while sent < end - first:
+                piece = await run_in_threadpool(file.read, min(PIECE_BYTES, end - first - sent))
+                if not piece:
+                    raise StoreError(f"{path.name} is shorter than it was")
+                yield piece
+                sent += len(piece)
+    finally:
+        await count(sent)
+
+
+def _lists_etag(header: str, etag: str) -> bool:
+    listed = [part.strip().removeprefix("W/") for part in header.split(",")]
+    return etag in listed or listed == ["*"]

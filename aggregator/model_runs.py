@@ -1,0 +1,56 @@
+"""What the server runs of the served model: its initial weights and its measures on the holdout set.
+
+Each run is a process of its own (the interpreter's memory and crashes stay out of the server).
+"""
+
+from pathlib import Path
+
+from fedfer.aggregator.config import ServerConfig
+from fedfer.export.checkpoint import checkpoint_bytes, load_checkpoint
+from fedfer.export.contract import Contract
+from fedfer.export.isolation import call_isolated
+from fedfer.model.data import LabelledImages
+from fedfer.model.errors import UsageError
+from fedfer.model.measures import Measures
+
+
+def initial_checkpoint(config: ServerConfig, contract: Contract) -> bytes:
+    """The checkpoint that round 1 starts from: the one given, or what the model's `save` returns.
+
+    Raises CheckpointError, InterpreterError.
+    """
+    if config.initial_weights is not None:
+        return checkpoint_bytes(load_checkpoint(config.initial_weights, contract), contract)
+    return call_isolated(saved_checkpoint, config.model, config.runtime)
+
+
+def saved_checkpoint(model: Path, runtime: str) -> bytes:
+    """The weights inside a `.tflite` as a checkpoint. Loads an interpreter."""
+    from fedfer.export.runtime import Model
+
+    loaded = Model(model, runtime=runtime)
+    return checkpoint_bytes(loaded.save(), loaded.contract)
+
+
+def load_holdout(config: ServerConfig, contract: Contract) -> LabelledImages | None:
+    """The server's own images, None without. Raises DataError, UsageError."""
+    if config.holdout is None:
+        return None
+    from fedfer.model.sources import load_images
+
+    wanted = config.holdout
+    images = load_images(wanted.source, skip=wanted.skip, take=wanted.take, seed=wanted.seed)
+    if not len(images) or images.images.shape[1:] != contract.image_shape:
+        raise UsageError(f"holdout images are {images.images.shape}; expected some of {contract.image_shape}")
+    return images
+
+
+def measure_version(
+    model: Path, weights: Path, holdout: LabelledImages | None, runtime: str
+) -> Measures | None:
+    """Measures of the model with these weights on the holdout set. Raises InterpreterError."""
+    if holdout is None:
+        return None
+    from fedfer.export.evaluation import evaluate
+
+    return call_isolated(evaluate, model, weights, holdout, runtime=runtime)

@@ -1,0 +1,131 @@
+"""Serve a model to devices: rounds of federated averaging over HTTP, as docs/protocol.md describes.
+
+Stopped and started again on the same data directory, it goes on where it was.
+"""
+
+import argparse
+import logging
+import signal
+import socket
+import sys
+from pathlib import Path
+
+from fedfer.aggregator.config import HoldoutSource, RoundSettings, ServerConfig
+from fedfer.model.errors import FedferError, UsageError
+
+HELP = "run the aggregator that devices train with"
+GRACE_SEC = 5
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Where defaults are settings of the aggregator, `ServerConfig` and its parts state them."""
+    add = parser.add_argument
+    add("model", type=Path, metavar="MODEL.tflite", help="file made by `fedfer export`")
+    add("--data-dir", type=Path, required=True, help="directory for state and weights; made if missing")
+    add("--weights", type=Path, help="initial weights (.safetensors) instead of those in the model file")
+    add("--host", default="127.0.0.1", help="address to listen on")
+    add("--port", type=int, default=8750, help="TCP port; 0 takes any free one")
+    add("--rounds", type=int, default=ServerConfig.num_rounds, help="number of rounds")
+    add("--clients", type=int, default=RoundSettings.num_clients, help="updates that close a round")
+    add(
+        "--min-clients",
+        type=int,
+        help="updates that suffice at the deadline; as many as --clients if not given",
+    )
+    add("--deadline-sec", type=float, default=RoundSettings.deadline_sec, help="seconds a round may take")
+    add("--local-epochs", type=int, default=RoundSettings.local_epochs, help="passes over a device's images")
+    add("--batch-size", type=int, default=RoundSettings.batch_size, help="images a training step")
+    add("--learning-rate", type=float, help="of the devices' steps; the model's own if not given")
+    add("--holdout", metavar="SOURCE", help="images to evaluate on: `drawn`, or a FER2013 .csv or .csv.gz")
+    add("--holdout-skip", type=int, default=HoldoutSource.skip, help="images of the holdout source to skip")
+    add("--holdout-take", type=int, help="images of the holdout source to take; all if not given")
+    add("--data-seed", type=int, default=HoldoutSource.seed, help="seed of drawn images")
+    add("--runtime", default=ServerConfig.runtime, help="auto, tflite-runtime or ai-edge-litert")
+    add("--keep-updates", action="store_true", help="keep the updates' files after their round")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Serves until SIGTERM or SIGINT. Raises FedferError when it cannot start."""
+    import uvicorn
+
+    from fedfer.aggregator.app import create_app
+    from fedfer.export.checkpoint import digest_of
+    from fedfer.export.contract import load_model_bytes
+
+    _set_up_logging()
+    app = create_app(config_of(args))
+    listener = listen(args.host, args.port)
+    address, port = listener.getsockname()[:2]
+    ready = f"serving {digest_of(load_model_bytes(args.model))} on {url(address, port)}"
+
+    class Server(uvicorn.Server):
+        """Says when it accepts connections."""
+
+        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+            await super().startup(sockets)
+            if self.started:
+                print(ready, flush=True)
+
+    settings = uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=GRACE_SEC)
+    for number in (signal.SIGTERM, signal.SIGINT):  # uvicorn raises what it caught again once it has stopped
+        signal.signal(number, lambda *_: None)
+    try:
+        Server(settings).run(sockets=[listener])
+    except SystemExit:  # how uvicorn leaves when the application cannot start
+        error = app.state.startup_error
+        if isinstance(error, FedferError):
+            raise error from None
+        raise
+    return 0
+
+
+def config_of(args: argparse.Namespace) -> ServerConfig:
+    """The settings that the arguments stand for. Raises UsageError."""
+    holdout = None
+    if args.holdout is not None:
+        holdout = HoldoutSource(args.holdout, args.holdout_skip, args.holdout_take, args.data_seed)
+    return ServerConfig(
+        model=args.model,
+        data_dir=args.data_dir,
+        initial_weights=args.weights,
+        rounds=RoundSettings(
+            num_clients=args.clients,
+            min_clients=args.min_clients,
+            deadline_sec=args.deadline_sec,
+            local_epochs=args.local_epochs,
+            batch_size=args.batch_size,
+            learning_rate=args.learning_rate,
+        ),
+        num_rounds=args.rounds,
+        holdout=holdout,
+        runtime=args.runtime,
+        keep_updates=args.keep_updates,
+    )
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening socket. Raises UsageError when the address cannot be had."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    # Only with its protocol named does asyncio set TCP_NODELAY; without, each small reply waits 40 ms.
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+        listener.listen(1024)
+    except (OSError, OverflowError) as error:
+        listener.close()
+        raise UsageError(f"cannot listen on {host} port {port}: {error}") from None
+    return listener
+
+
+def url(host: str, port: int) -> str:
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def _set_up_logging() -> None:
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    logger = logging.getLogger("fedfer")
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)  # what fails at start is one line of ours
