@@ -32,7 +32,7 @@ def check_headers(headers: Mapping[str, str], max_bytes: int) -> int:
     encoding = headers.get("content-encoding", "identity")
     if content_type.split(";")[0].strip().lower() != CONTENT_TYPE or encoding.strip().lower() != "identity":
         raise RefusedError(
-            f"content type {content_type[:80]!r}, encoding {encoding[:80]!r}; expected {CONTENT_TYPE}, unencoded",
+            f"{content_type[:80]!r} in encoding {encoding[:80]!r}; expected {CONTENT_TYPE}, unencoded",
             code="wrong_content_type",
             status=415,
         )
