@@ -1,0 +1,143 @@
+"""Child processes of a command: each with its log file, each stopped whatever way the command ends.
+
+A child leads a process group of its own, so that Ctrl-C reaches this process alone, which then stops the
+children in order; and so that what a child has started goes with it.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Any, NoReturn
+
+from fedfer.model.errors import FedferError
+
+STOP_SEC = 10.0
+LOG_TAIL_LINES = 12
+LOG_TAIL_BYTES = 8192
+
+
+class Child:
+    """One `fedfer` command that runs in the background, with stdout and stderr in its log."""
+
+    def __init__(self, arguments: Sequence[str], log: Path) -> None:
+        self.name, self.log = arguments[0], log
+        with log.open("wb") as output:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "fedfer.cli.main", *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, "PYTHONUNBUFFERED": "1"},
+                start_new_session=True,
+            )
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def is_running(self) -> bool:
+        """Raises FedferError, with the end of the log, for a child that failed."""
+        code = self._process.poll()
+        if code:
+            ended = f"exit code {code}" if code > 0 else f"signal {signal.Signals(-code).name}"
+            raise self.failure(f"failed with {ended}")
+        return code is None
+
+    def wait(self, timeout_sec: float) -> None:
+        """Until it has ended. Raises FedferError as `is_running`, and when it takes too long."""
+        try:
+            self._process.wait(timeout_sec)
+        except subprocess.TimeoutExpired:
+            raise self.failure(f"still runs after {timeout_sec:g} s") from None
+        self.is_running()
+
+    def failure(self, what: str) -> FedferError:
+        """An error that says what went wrong with this child and how its log ends."""
+        return FedferError(
+            f"`fedfer {self.name}` {what}; {self.log} ends:\n{log_tail(self.log)}", code="child_failed"
+        )
+
+    def stop(self) -> None:
+        """SIGTERM; SIGKILL to what is left of it after STOP_SEC."""
+        if self._process.returncode is not None:
+            return
+        self._signal_group(signal.SIGTERM)
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(STOP_SEC)
+        self._signal_group(signal.SIGKILL)
+        self._process.wait()
+
+    def _signal_group(self, number: signal.Signals) -> None:
+        with suppress(ProcessLookupError):
+            os.killpg(self._process.pid, number)
+
+
+class Children:
+    """Starts children, and stops those that still run when the block is left, the last started first.
+
+    In the block SIGTERM and SIGHUP end it as Ctrl-C does; once it is being left, nothing interrupts it.
+    """
+
+    def __init__(self, log_dir: Path) -> None:
+        self._log_dir = log_dir
+        self._children: list[Child] = []
+        self._handlers: dict[signal.Signals, Any] = {}
+
+    def start(self, *arguments: str) -> Child:
+        """`fedfer` with these arguments; its log is named after the command."""
+        child = Child(arguments, self._log_dir / f"{arguments[0]}.log")
+        self._children.append(child)
+        return child
+
+    def check(self) -> None:
+        """Raises FedferError when one of them failed."""
+        for child in self._children:
+            child.is_running()
+
+    def __enter__(self) -> "Children":
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            self._handlers[number] = signal.signal(number, _end)
+        self._handlers[signal.SIGINT] = signal.getsignal(signal.SIGINT)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number in self._handlers:
+            signal.signal(number, signal.SIG_IGN)
+        for child in reversed(self._children):
+            child.stop()
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+
+
+def _end(number: int, frame: FrameType | None) -> NoReturn:
+    raise SystemExit(128 + number)
+
+
+def wait_for_line(child: Child, start: str, timeout_sec: float) -> str:
+    """The first line of a child's log that begins so. Raises FedferError when it ends or time runs out."""
+    give_up_at = time.monotonic() + timeout_sec
+    while time.monotonic() < give_up_at:
+        running = child.is_running()
+        for line in child.log.read_text(errors="replace").splitlines(keepends=True):
+            if line.startswith(start) and line.endswith("\n"):
+                return line.rstrip()
+        if not running:
+            break
+        time.sleep(0.1)
+    raise child.failure(f"did not say `{start}` within {timeout_sec:g} s")
+
+
+def log_tail(log: Path) -> str:
+    """The last lines of a log, indented."""
+    with log.open("rb") as file:
+        file.seek(max(0, log.stat().st_size - LOG_TAIL_BYTES))
+        lines = file.read().decode(errors="replace").splitlines()
+    return "\n".join(f"  {line}" for line in lines[-LOG_TAIL_LINES:]) or "  (nothing)"
