@@ -27,7 +27,7 @@ Weights = dict[str, NDArray[np.float32]]
 
 def checkpoint_bytes(weights: Weights, contract: Contract) -> bytes:
     """Canonical safetensors bytes of `weights`."""
-    tensors = {w.name: np.ascontiguousarray(weights[w.name], np.float32) for w in contract.weights}
+    tensors = {w.name: np.asarray(weights[w.name], np.float32, order="C") for w in contract.weights}
     data: bytes = save(tensors, metadata={METADATA_KEY: contract.digest})
     return data
 
