@@ -70,3 +70,13 @@ def relative_difference(a: NDArray[Any], b: NDArray[Any]) -> float:
     """Largest |a - b| over the largest |b|."""
     largest = float(np.abs(b).max(initial=0.0))
     return float(np.abs(a - b).max(initial=0.0)) / max(largest, 1e-12)
+
+
+def vector_difference(a: Weights, b: Weights) -> float:
+    """Euclidean norm of a - b over that of b, all tensors as one vector."""
+
+    def square_sum(tensor: NDArray[np.float32]) -> float:
+        return float(np.square(tensor, dtype=np.float64).sum())
+
+    difference = sum(square_sum(a[name] - b[name]) for name in b)
+    return float(np.sqrt(difference / max(sum(map(square_sum, b.values())), 1e-24)))

@@ -1,19 +1,25 @@
 """Dropout whose mask is a function of a seed, in integer operators that every TFLite runtime has.
 
-Keras draws from stateless random ops (Flex), and TFLite's RANDOM_UNIFORM keeps a state that depends on what
-the interpreter ran before. Here element i of a layer's mask comes from hashing i with a seed that is an input of
-`train`, so the same seed, data and weights give the same weights, bit for bit, in any process.
+Keras draws from stateless random ops (Flex), and TFLite's RANDOM_UNIFORM keeps a state that depends on
+what the interpreter ran before. Here an element of a layer's mask comes from hashing its place with a seed
+that is an input of `train`: the same seed, data and weights give the same weights, bit for bit, anywhere.
+
+Every shape here is known once the batch size is, without running an operator: an operator whose output
+shape is computed (RANGE, FILL, a RESHAPE to such a shape) makes the interpreter give up its planned memory
+for everything that follows, and with it three times the memory.
 """
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 from unittest.mock import patch
 
 import keras
+import numpy as np
 import tensorflow as tf
 
-# Odd multipliers of splitmix/murmur finalisers, as signed 32-bit numbers (products wrap around).
+# Odd multipliers of splitmix's and murmur3's finalisers, as signed 32-bit numbers (products wrap around).
 GOLDEN = -1640531527  # 0x9E3779B9
 MIX_1 = -2048144789  # 0x85EBCA6B
 MIX_2 = -1028477387  # 0xC2B2AE35
@@ -26,38 +32,46 @@ def hash32(x: tf.Tensor) -> tf.Tensor:
     return tf.bitwise.bitwise_xor(x, tf.bitwise.right_shift(x, tf.constant(16)))
 
 
-def keep_mask(shape: tf.Tensor, rate: float, seed: tf.Tensor) -> tf.Tensor:
-    """f32 of `shape`: 1/(1-rate) with probability 1-rate, else 0; element i depends on (seed, i)."""
-    count = tf.reduce_prod(shape)
-    draws = hash32(tf.range(count) * GOLDEN + seed)
+def sample_numbers(labels: tf.Tensor) -> tf.Tensor:
+    """1, 2, ... B as i32[B], from any i32[B]."""
+    return tf.cumsum(tf.clip_by_value(labels, 1, 1))
+
+
+def keep_mask(samples: tf.Tensor, sizes: list[int], rate: float, seed: tf.Tensor) -> tf.Tensor:
+    """f32[B,*sizes]: 1/(1-rate) with probability 1-rate, else 0; by sample number, place and seed i32[1]."""
+    seeds = hash32(samples * GOLDEN + seed)
+    places = hash32(seed)
+    for axis, size in enumerate(sizes):
+        step = math.prod(sizes[axis + 1 :]) * GOLDEN
+        offsets = np.arange(size, dtype=np.int64) * step
+        wrapped = offsets.astype(np.int32).reshape([size, *[1] * (len(sizes) - axis - 1)])
+        # By turns ADD and XOR: the converter would merge sums of constants into one as large as the layer.
+        join = tf.add if axis % 2 == 0 else tf.bitwise.bitwise_xor
+        places = join(places, tf.constant(wrapped))
+    draws = hash32(tf.reshape(seeds, [-1, *[1] * len(sizes)]) + places)
     threshold = round(rate * 2**32) - 2**31
-    kept = tf.cast(draws >= threshold, tf.float32)
-    return tf.reshape(kept, shape) * (1.0 / (1.0 - rate))
+    return tf.cast(draws >= threshold, tf.float32) * (1.0 / (1.0 - rate))
 
 
 @contextmanager
-def seeded_dropout(seed: tf.Tensor) -> Iterator[None]:
+def seeded_dropout(seed: tf.Tensor, labels: tf.Tensor) -> Iterator[None]:
     """While active, Keras's dropout layers called in training draw their masks from `seed` i32[1].
 
-    Each call takes the next number, so two layers of the same size differ.
+    `labels` i32[B] tells the size of the batch. Each call takes the next number, so that two layers of
+    the same size differ.
     """
     calls = iter(range(1, 2**31))
+    samples = sample_numbers(labels)
 
     def call(layer: Any, inputs: tf.Tensor, training: bool = False) -> tf.Tensor:
         if not training or layer.rate == 0:
             return inputs
-        shape = tf.shape(inputs)
-        noise_shape = (
-            layer._get_noise_shape(inputs) if hasattr(layer, "_get_noise_shape") else layer.noise_shape
-        )
-        if noise_shape is not None:
-            shape = tf.stack([shape[i] if n is None else n for i, n in enumerate(noise_shape)])
+        shared = layer.noise_shape or [None] * inputs.shape.rank
+        if isinstance(layer, keras.layers.SpatialDropout2D):
+            shared = [None, 1, 1, None]
+        sizes = [size if fixed is None else fixed for size, fixed in zip(inputs.shape, shared, strict=True)]
         layer_seed = hash32(seed + next(calls) * GOLDEN % 2**31)
-        mask = keep_mask(shape, layer.rate, layer_seed)
-        mask.set_shape(
-            [n if noise_shape is None or noise_shape[i] is None else 1 for i, n in enumerate(inputs.shape)]
-        )
-        return inputs * mask
+        return inputs * keep_mask(samples, sizes[1:], layer.rate, layer_seed)
 
     with patch.object(keras.layers.Dropout, "call", call):
         yield

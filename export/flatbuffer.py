@@ -14,7 +14,7 @@ from fedfer.model.errors import ModelFileError
 
 T = TypeVar("T")
 FLEX_PREFIX = "Flex"
-_OPERATOR_NAMES = {
+_OPERATOR_NAMES: dict[int, str] = {
     value: name for name, value in vars(tflite.BuiltinOperator).items() if not name.startswith("_")
 }
 
@@ -114,7 +114,5 @@ def is_builtin_only(census: dict[str, int]) -> bool:
 
 
 def _dtype_name(code: int) -> str:
-    for name, value in vars(tflite.TensorType).items():
-        if value == code and not name.startswith("_"):
-            return name.lower()
-    return f"unknown:{code}"
+    names = [name for name, value in vars(tflite.TensorType).items() if value == code and name[0] != "_"]
+    return names[0].lower() if names else f"unknown:{code}"

@@ -38,12 +38,12 @@ def step_mask(nonnegative: tf.Tensor) -> tf.Tensor:
     return tf.clip_by_value(nonnegative * SATURATE, -1.0, 1.0)
 
 
-@tf.RegisterGradient("FedferRelu")
+@tf.RegisterGradient("FedferRelu")  # type: ignore[untyped-decorator]
 def _relu_gradient(op: tf.Operation, dy: tf.Tensor) -> tf.Tensor:
     return dy * step_mask(op.outputs[0])
 
 
-@tf.RegisterGradient("FedferConv2D")
+@tf.RegisterGradient("FedferConv2D")  # type: ignore[untyped-decorator]
 def _conv_gradient(op: tf.Operation, dy: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     x, filters = op.inputs
     strides, dilations = op.get_attr("strides")[1:3], op.get_attr("dilations")[1:3]
@@ -96,7 +96,7 @@ def _conv_filter_gradient(
     return tf.reshape(tf.stack(parts), [*size, x.shape[3], dy.shape[3]])
 
 
-@tf.RegisterGradient("FedferMaxPool")
+@tf.RegisterGradient("FedferMaxPool")  # type: ignore[untyped-decorator]
 def _max_pool_gradient(op: tf.Operation, dy: tf.Tensor) -> tf.Tensor:
     """The first maximum of a window in row-major order takes its gradient, as in TensorFlow.
 
@@ -177,7 +177,7 @@ def _spatial(tensor: tf.Tensor) -> list[int]:
 def _padding(
     kind: bytes, size: list[int], window: list[int], strides: list[int], dilations: list[int]
 ) -> Pads:
-    """[[top, bottom], [left, right]] that 'SAME' or 'VALID' adds (TensorFlow's rule: the odd one goes last)."""
+    """[[top, bottom], [left, right]] that 'SAME' or 'VALID' adds; as in TensorFlow the odd one goes last."""
     if kind == b"VALID":
         return [[0, 0], [0, 0]]
     pads = []

@@ -46,6 +46,7 @@ def _serve_one_call(call: Path, result: Path) -> None:
     with call.open("rb") as file:
         sys.path[:] = pickle.load(file)  # noqa: S301 (written by our own parent)
         function, args, kwargs = pickle.load(file)  # noqa: S301
+    outcome: tuple[object, Exception | None]
     try:
         outcome = (function(*args, **kwargs), None)
     except Exception as error:

@@ -1,7 +1,8 @@
 """The four signatures of an exported model, as TensorFlow functions over a plain Keras model.
 
 See fedfer.export.contract for what each takes and gives. The model is not changed: training is traced with
-other gradients (fedfer.export.gradients) and another dropout (fedfer.export.dropout) than Keras uses.
+other gradients (fedfer.export.gradients), layers (fedfer.export.layers) and dropout
+(fedfer.export.dropout) than Keras uses.
 """
 
 from collections.abc import Callable
@@ -12,8 +13,10 @@ import tensorflow as tf
 from fedfer.export.contract import TrainingSettings, WeightSpec
 from fedfer.export.dropout import seeded_dropout
 from fedfer.export.gradients import builtin_gradients
+from fedfer.export.layers import phone_layers
 from fedfer.model.errors import ExportError
 
+Gradient = Callable[[tf.Tensor], tuple[tf.Tensor | None, ...]]
 EPSILON = 1e-7  # keras.config.epsilon(): probabilities are clipped to EPSILON..1-EPSILON before the logarithm
 
 
@@ -51,7 +54,8 @@ class TrainableModel(tf.Module):  # type: ignore[misc]
         self, images: tf.Tensor, labels: tf.Tensor, learning_rate: tf.Tensor, seed: tf.Tensor
     ) -> dict[str, tf.Tensor]:
         """One step of SGD on the mean loss of the batch; BatchNorm's statistics move as in Keras."""
-        with builtin_gradients(tf.compat.v1.get_default_graph()), seeded_dropout(seed):
+        graph = tf.compat.v1.get_default_graph()
+        with builtin_gradients(graph), seeded_dropout(seed, labels), phone_layers():
             probabilities = self.model(images, training=True)
             loss = mean_cross_entropy(probabilities, labels)
             trained = [weight.value for weight in self.model.trainable_weights]
@@ -80,14 +84,28 @@ class TrainableModel(tf.Module):  # type: ignore[misc]
 
 
 def mean_cross_entropy(probabilities: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
-    """Keras's sparse categorical cross-entropy on probabilities [B,K], mean over the batch.
+    """Keras's sparse categorical cross-entropy of probabilities [B,K], mean over the batch.
 
-    Keras clips, takes the logarithm and hands it to softmax cross-entropy with logits, an op that phones lack:
-    -log(p_label) + log(sum of p) is what that comes to.
+    As Keras does, the logits are used where a softmax made the probabilities (it leaves them on its output);
+    other probabilities are clipped before the logarithm. Either way Keras ends in softmax cross-entropy with
+    logits, an op that phones lack; it is spelled out here.
     """
-    clipped = tf.clip_by_value(probabilities, EPSILON, 1.0 - EPSILON)
-    chosen = tf.reduce_sum(clipped * tf.one_hot(labels, probabilities.shape[-1]), axis=-1)
-    return tf.reduce_mean(tf.math.log(tf.reduce_sum(clipped, axis=-1)) - tf.math.log(chosen))
+    logits = getattr(probabilities, "_keras_logits", None)
+    if logits is None:
+        logits = tf.math.log(tf.clip_by_value(probabilities, EPSILON, 1.0 - EPSILON))
+    return _mean_cross_entropy_of_logits(logits, tf.one_hot(labels, probabilities.shape[-1]))
+
+
+@tf.custom_gradient  # type: ignore[untyped-decorator]
+def _mean_cross_entropy_of_logits(logits: tf.Tensor, targets: tf.Tensor) -> tuple[tf.Tensor, Gradient]:
+    log_probabilities = tf.nn.log_softmax(logits)
+    loss = -tf.reduce_mean(tf.reduce_sum(log_probabilities * targets, axis=-1))
+
+    def gradient(scale: tf.Tensor) -> tuple[tf.Tensor | None, ...]:
+        batch_size = tf.cast(tf.shape(targets)[0], tf.float32)
+        return (tf.exp(log_probabilities) - targets) * (scale / batch_size), None
+
+    return loss, gradient
 
 
 def weight_specs(model: keras.Model) -> list[WeightSpec]:

@@ -1,4 +1,4 @@
-"""Exports for tests, each for a process of its own (`call_isolated`): light to import, TensorFlow comes inside."""
+"""Exports for tests, each for a process of its own: light to import, TensorFlow comes inside."""
 
 from pathlib import Path
 

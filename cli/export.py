@@ -1,0 +1,52 @@
+"""Export the facial-expression VGG to a .tflite that trains on phones, checked before it is written."""
+
+import argparse
+from pathlib import Path
+
+HELP = "make the mobile model"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--output", type=Path, default=Path("model.tflite"), help="file to write")
+    parser.add_argument("--dropout", type=float, default=0.3, help="share of activations dropped, 0 to <1")
+    parser.add_argument(
+        "--learning-rate", type=float, default=0.02, help="SGD step size that the file suggests"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="seed of the initial weights")
+
+
+def run(args: argparse.Namespace) -> int:
+    from fedfer.cli.quiet import quiet_tensorflow
+
+    with quiet_tensorflow():
+        from fedfer.export.contract import TrainingSettings, read_contract
+        from fedfer.export.tflite import convert
+        from fedfer.export.verify import require, verify
+        from fedfer.model.labels import LABELS
+        from fedfer.model.vgg import build_vgg
+
+        model = build_vgg(dropout=args.dropout, seed=args.seed)
+        print(f"converting {model.name}, {model.count_params():,} parameters", flush=True)
+        content = convert(model, LABELS, TrainingSettings(learning_rate=args.learning_rate))
+        print("checking the file in a process of its own", flush=True)
+        findings = verify(content, model, read_contract(content))
+    for finding in findings:
+        print(f"  {'ok  ' if finding.passed else 'FAIL'} {finding.text}")
+    require(findings)
+    write_whole(args.output, content)
+    print(f"wrote {args.output}, {len(content):,} bytes")
+    return 0
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Writes the file under another name and renames it: nobody sees half of it. Raises UsageError."""
+    from fedfer.model.errors import UsageError
+
+    part = path.with_name(path.name + ".part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part.write_bytes(content)
+        part.replace(path)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise UsageError(f"cannot write {path}: {error.strerror}; choose another --output") from None
