@@ -6,22 +6,29 @@ The n-th pause (n = 0, 1, ...) is drawn from the upper half of `first_pause_sec 
 so that a fleet does not come back in one instant when its server does.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from random import Random
 
-from fedfer.model.errors import ServerUnreachableError
+from fedfer.model.errors import ServerUnreachableError, UsageError
+
+MIN_LEFT_SEC = 0.01  # less patience than this is none: no flurry of attempts at its very end
 
 
 @dataclass(frozen=True)
 class RetryPolicy:
-    """How long a device is patient with one call."""
+    """How long a device is patient with one call. Raises UsageError unless 0 <= give_up_sec < infinity."""
 
     first_pause_sec: float = 0.5
     max_pause_sec: float = 15.0
     give_up_sec: float = 120.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.give_up_sec < math.inf:
+            raise UsageError(f"expected seconds to give up after, at least 0; received {self.give_up_sec}")
 
 
 def growing_pause_sec(policy: RetryPolicy, num_failures: int, jitter: float) -> float:
@@ -67,8 +74,8 @@ class Backoff:
         self._failures_in_a_row += 1
         elapsed_sec = self._clock() - self._started_at
         left_sec = self._policy.give_up_sec - elapsed_sec
-        if left_sec <= 0 or retry_after_sec > left_sec:
-            asked = f", and asked to wait {retry_after_sec:.0f} s" if retry_after_sec > left_sec > 0 else ""
+        if left_sec < MIN_LEFT_SEC or retry_after_sec > left_sec:
+            asked = f", and asked to wait {retry_after_sec:.0f} s" if retry_after_sec > left_sec >= MIN_LEFT_SEC else ""
             raise ServerUnreachableError(
                 f"gave up on {what} after {elapsed_sec:.0f} s and {self._attempts} attempts "
                 f"(last: {failure}{asked}); expected an aggregator that answers within "
