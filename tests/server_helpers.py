@@ -1,12 +1,12 @@
 """Starting `fedfer serve` as a process of its own on a free port, and speaking the protocol to it."""
 
+import hashlib
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,11 +33,15 @@ OCTETS = {"Content-Type": "application/octet-stream"}
 
 @dataclass
 class Server:
-    """A running server process; `lines` is what it logged so far."""
+    """A running server process and the file that it logs to."""
 
     process: subprocess.Popen[str]
+    log: Path
     url: str = ""
-    lines: list[str] = field(default_factory=list)
+
+    @property
+    def lines(self) -> list[str]:
+        return self.log.read_text().splitlines()
 
     @property
     def port(self) -> int:
@@ -48,8 +52,8 @@ class Server:
 
     def kill(self) -> None:
         """As kill -9 does."""
-        self.process.kill()
-        self.process.wait()
+        with self.process:
+            self.process.kill()
 
     def stop(self) -> int:
         """Asks it to stop; returns the exit code."""
@@ -57,20 +61,17 @@ class Server:
         return self.process.wait(timeout=20)
 
 
-def start(model: Path, data_dir: Path, *options: str) -> Server:
-    """Returns once the server accepts connections."""
-    command = [sys.executable, "-c", RUNNER, str(model), "--data-dir", str(data_dir)]
-    process = subprocess.Popen(
-        [*command, "--port", "0", *options], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    server = Server(process)
+def start(model: Path, data_dir: Path, *options: str, port: int = 0) -> Server:
+    """Returns once the server accepts connections. Its log is beside `data_dir`."""
+    command = [sys.executable, "-c", RUNNER, str(model), "--data-dir", str(data_dir), "--port", str(port)]
+    log = data_dir.with_suffix(".log")
+    with log.open("a") as errors:
+        process = subprocess.Popen([*command, *options], stdout=subprocess.PIPE, stderr=errors, text=True)
+    server = Server(process, log)
     assert process.stdout is not None
-    reader = threading.Thread(target=_read_log, args=(server,), daemon=True)
-    reader.start()
     line = process.stdout.readline()
     if " on http://" not in line:
-        process.kill()
-        reader.join()
+        server.kill()
         raise AssertionError(f"the server did not start: {line!r} {server.lines}")
     server.url = line.split(" on ")[1].strip()
     return server
@@ -84,18 +85,6 @@ def serving(model: Path, data_dir: Path, *options: str) -> Iterator[Server]:
         yield server
     finally:
         server.kill()
-        for stream in (server.process.stdout, server.process.stderr):
-            if stream is not None:
-                stream.close()
-
-
-def _read_log(server: Server) -> None:
-    assert server.process.stderr is not None
-    try:
-        for line in server.process.stderr:
-            server.lines.append(line.rstrip())
-    except ValueError:  # closed while reading
-        pass
 
 
 def synthetic_weights(contract: Contract, seed: int) -> Weights:
@@ -152,10 +141,33 @@ class Phone:
 
 def wait_for_round(client: httpx.Client, number: int, phase: str = "done") -> dict[str, Any]:
     """The round's record once it is in that phase."""
+    record: dict[str, Any] = {}
+
+    def reached() -> bool:
+        record.update(client.get(f"/v1/rounds/{number}").json())
+        return record.get("phase") == phase
+
+    wait_for(reached)
+    return record
+
+
+def plain_mean(contract: Contract, updates: list[tuple[int, int]]) -> bytes:
+    """Checkpoint of the weighted mean of (seed, num_examples), in plain numpy, in their sha256's order."""
+    names = {hashlib.sha256(synthetic_update(contract, seed)).hexdigest(): (seed, n) for seed, n in updates}
+    ordered = [names[name] for name in sorted(names)]
+    total = sum(n for _, n in ordered)
+    mean = {}
+    for weight in contract.weights:
+        acc = np.zeros(weight.shape, np.float64)
+        for seed, n in ordered:
+            acc += synthetic_weights(contract, seed)[weight.name].astype(np.float64) * n
+        mean[weight.name] = (acc / total).astype(np.float32)
+    return checkpoint_bytes(mean, contract)
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    """Returns once it holds."""
     deadline = time.monotonic() + START_SEC
-    while time.monotonic() < deadline:
-        record: dict[str, Any] = client.get(f"/v1/rounds/{number}").json()
-        if record.get("phase") == phase:
-            return record
+    while not condition():
+        assert time.monotonic() < deadline, f"did not happen within {START_SEC} s"
         time.sleep(0.02)
-    raise AssertionError(f"round {number} did not become {phase}: {record}")

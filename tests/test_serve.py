@@ -1,0 +1,227 @@
+"""`fedfer serve` as a process: started, stopped, killed at any moment, started again, misused."""
+
+import hashlib
+import random
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+from server_helpers import (
+    RUNNER,
+    Phone,
+    Server,
+    plain_mean,
+    serving,
+    start,
+    synthetic_update,
+    synthetic_weights,
+    wait_for_round,
+)
+
+from fedfer.export.checkpoint import checkpoint_bytes
+from fedfer.export.contract import Contract, read_contract
+
+
+@pytest.fixture(scope="module")
+def contract(tiny_tflite: Path) -> Contract:
+    return read_contract(tiny_tflite)
+
+
+def digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def failed_start(*arguments: object) -> str:
+    """What a server that cannot start says, which has to be one line."""
+    done = subprocess.run(
+        [sys.executable, "-c", RUNNER, *map(str, arguments)], capture_output=True, text=True, timeout=60
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("fedfer serve: ")
+    assert done.stderr.count("\n") == 1
+    return done.stderr
+
+
+def test_killed_between_updates(tiny_tflite: Path, tmp_path: Path, contract: Contract) -> None:
+    """Devices, places, accepted updates and receipts survive; half an upload leaves nothing."""
+    data_dir, bodies = tmp_path / "data", [synthetic_update(contract, seed) for seed in range(2)]
+    with (
+        serving(tiny_tflite, data_dir, "--clients", "2", "--rounds", "1") as server,
+        server.client() as client,
+    ):
+        phones = [Phone(client, f"phone-{i}").enrol() for i in range(2)]
+        works = [phone.work() for phone in phones]
+        receipt = phones[0].upload(works[0], bodies[0]).json()
+        half = socket.create_connection(("127.0.0.1", server.port))
+        head = f"PUT /v1/rounds/1/update?base_weights={works[1]['weights']}&num_examples=5&loss=1&accuracy=0"
+        half.sendall(
+            f"{head} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {phones[1].token}\r\n"
+            f"Content-Type: application/octet-stream\r\nContent-Length: {len(bodies[1])}\r\n\r\n".encode()
+            + bodies[1][:100]
+        )
+        client.get("/v1/status")
+        server.kill()
+        half.close()
+    with (
+        serving(tiny_tflite, data_dir, "--clients", "2", "--rounds", "1") as server,
+        server.client() as client,
+    ):
+        assert not list((data_dir / "tmp").iterdir())
+        for phone in phones:
+            phone.client = client
+        assert phones[0].upload(works[0], bodies[0]).json() == receipt
+        assert phones[1].upload(works[1], bodies[1]).status_code == 200
+        record = wait_for_round(client, 1)
+        assert record["result_weights"] == digest(plain_mean(contract, [(0, 5), (1, 5)]))
+
+
+def test_killed_while_aggregating(tiny_tflite: Path, tmp_path: Path, contract: Contract) -> None:
+    """Killed at several moments after the last receipt; the round is closed by the next server."""
+    data_dir, options = tmp_path / "data", ["--clients", "1", "--rounds", "4", "--holdout", "drawn"]
+    options += ["--holdout-take", "4"]
+    for number, pause_sec in enumerate((0.0, 0.02, 0.1, 0.3), start=1):
+        with serving(tiny_tflite, data_dir, *options) as server, server.client() as client:
+            if number > 1:
+                record = wait_for_round(client, number - 1)
+                assert record["result_weights"] == digest(plain_mean(contract, [(number - 1, 5)]))
+                assert record["holdout_loss"] is not None
+            phone = Phone(client, "phone").enrol()
+            assert phone.upload(phone.work(), synthetic_update(contract, number)).status_code == 200
+            time.sleep(pause_sec)
+            server.kill()
+    with serving(tiny_tflite, data_dir, *options) as server, server.client() as client:
+        record = wait_for_round(client, 4)
+        assert record["result_weights"] == digest(plain_mean(contract, [(4, 5)]))
+        assert client.get("/v1/status").json()["phase"] == "finished"
+
+
+class Reviver:
+    """Kills a server after random times and starts it again on the same port, a few times."""
+
+    def __init__(self, begin: Callable[[int], Server], kills: int, seed: int) -> None:
+        self.begin, self.kills, self.random = begin, kills, random.Random(seed)
+        self.server = begin(0)
+        self.thread = threading.Thread(target=self.run)
+
+    def run(self) -> None:
+        for _ in range(self.kills):
+            time.sleep(self.random.uniform(0.0, 0.4))
+            self.server.kill()
+            self.server = self.begin(self.server.port)
+
+
+def until_answered(call: Callable[[], httpx.Response]) -> httpx.Response:
+    while True:
+        try:
+            return call()
+        except httpx.TransportError:
+            time.sleep(0.02)
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_killed_at_random_moments(tiny_tflite: Path, tmp_path: Path, contract: Contract, seed: int) -> None:
+    """Three rounds of three phones under five kills give the same digests as plain numpy."""
+
+    def begin(port: int) -> Server:
+        return start(tiny_tflite, tmp_path / "data", "--rounds", "3", "--clients", "3", port=port)
+
+    reviver = Reviver(begin, kills=5, seed=seed)
+    with reviver.server.client() as client:
+        phones = [Phone(client, f"phone-{i}").enrol() for i in range(3)]
+        reviver.thread.start()
+        for number in (1, 2, 3):
+            for i, phone in enumerate(phones):
+                work = assigned(phone, number)
+                body = synthetic_update(contract, 10 * number + i)
+                reply = until_answered(lambda w=work, b=body, p=phone: p.upload(w, b))  # type: ignore[misc]
+                assert reply.status_code == 200, reply.text
+        reviver.thread.join()
+        for number in (1, 2, 3):
+            record = wait_for_round(client, number)
+            sent = [(10 * number + i, 5) for i in range(3)]
+            assert record["result_weights"] == digest(plain_mean(contract, sent))
+            assert len(record["updates"]) == 3
+    reviver.server.kill()
+
+
+def assigned(phone: Phone, number: int) -> dict[str, object]:
+    while True:
+        reply = until_answered(lambda: phone.client.post("/v1/work", headers=phone.headers))
+        work: dict[str, object] = reply.json()
+        if work["action"] == "train":
+            assert work["round"] == number
+            return work
+        assert work["reason"] in ("already_reported", "aggregating")
+        time.sleep(0.02)
+
+
+def test_more_rounds_on_the_same_directory(tiny_tflite: Path, tmp_path: Path, contract: Contract) -> None:
+    data_dir = tmp_path / "data"
+    for rounds, learning_rate in (("1", "0.5"), ("2", "0.25")):
+        options = ["--clients", "1", "--rounds", rounds, "--learning-rate", learning_rate]
+        with serving(tiny_tflite, data_dir, *options) as server, server.client() as client:
+            phone = Phone(client, "phone").enrol()
+            work = phone.work()
+            assert (work["round"], work["learning_rate"]) == (int(rounds), float(learning_rate))
+            assert phone.upload(work, synthetic_update(contract, 1)).status_code == 200
+            wait_for_round(client, int(rounds))
+            assert phone.work()["action"] == "stop"
+            assert server.stop() == 0
+
+
+def test_given_weights_and_kept_updates(tiny_tflite: Path, tmp_path: Path, contract: Contract) -> None:
+    data_dir, weights = tmp_path / "data", tmp_path / "start.safetensors"
+    weights.write_bytes(synthetic_update(contract, 7))
+    options = ["--clients", "1", "--rounds", "1", "--keep-updates", "--weights", str(weights)]
+    body = synthetic_update(contract, 1)
+    with serving(tiny_tflite, data_dir, *options) as server, server.client() as client:
+        phone = Phone(client, "phone").enrol()
+        work = phone.work()
+        assert work["weights"] == digest(weights.read_bytes())
+        phone.upload(work, body)
+        wait_for_round(client, 1)
+        assert server.stop() == 0
+    assert [path.read_bytes() for path in (data_dir / "updates" / "1").iterdir()] == [body]
+    weights.write_bytes(synthetic_update(contract, 8))
+    said = failed_start(tiny_tflite, "--data-dir", data_dir, "--port", 0, "--weights", weights)
+    assert "started from weights" in said
+
+
+def test_clear_errors(tiny_tflite: Path, plain_tflite: Path, tmp_path: Path, contract: Contract) -> None:
+    data_dir = tmp_path / "data"
+    with serving(tiny_tflite, data_dir) as server:
+        said = failed_start(tiny_tflite, "--data-dir", data_dir, "--port", 0)
+        assert "another server is using" in said
+        said = failed_start(tiny_tflite, "--data-dir", tmp_path / "other", "--port", server.port)
+        assert f"cannot listen on 127.0.0.1 port {server.port}" in said
+        assert server.stop() == 0
+    assert "holds model" in failed_start(plain_tflite, "--data-dir", data_dir, "--port", 0)
+    (data_dir / "versions").rename(data_dir / "lost")
+    assert "is missing" in failed_start(tiny_tflite, "--data-dir", data_dir, "--port", 0)
+    (tmp_path / "file").write_text("")
+    assert "cannot use" in failed_start(tiny_tflite, "--data-dir", tmp_path / "file", "--port", 0)
+    assert "not a .tflite" in failed_start(tmp_path / "file", "--data-dir", data_dir)
+    assert "No such file" in failed_start(tmp_path / "none", "--data-dir", data_dir)
+    assert "min-clients is 5" in failed_start(
+        tiny_tflite, "--data-dir", data_dir, "--clients", 4, "--min-clients", 5
+    )
+    bad = {name: np.full_like(w, np.nan) for name, w in synthetic_weights(contract, 0).items()}
+    (tmp_path / "bad").write_bytes(checkpoint_bytes(bad, contract))
+    said = failed_start(tiny_tflite, "--data-dir", tmp_path / "new", "--weights", tmp_path / "bad")
+    assert "NaN or infinity" in said
+
+
+def test_serving_imports_no_tensorflow() -> None:
+    code = (
+        "import sys, fedfer.aggregator.app, fedfer.aggregator.opening, fedfer.cli.serve\n"
+        "loaded = {name.split('.')[0] for name in sys.modules}\n"
+        "sys.exit(' '.join(loaded & {'tensorflow', 'keras', 'tflite_runtime', 'ai_edge_litert'}) or 0)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
