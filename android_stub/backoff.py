@@ -75,7 +75,11 @@ class Backoff:
         elapsed_sec = self._clock() - self._started_at
         left_sec = self._policy.give_up_sec - elapsed_sec
         if left_sec < MIN_LEFT_SEC or retry_after_sec > left_sec:
-            asked = f", and asked to wait {retry_after_sec:.0f} s" if retry_after_sec > left_sec >= MIN_LEFT_SEC else ""
+            asked = (
+                f", and asked to wait {retry_after_sec:.0f} s"
+                if retry_after_sec > left_sec >= MIN_LEFT_SEC
+                else ""
+            )
             raise ServerUnreachableError(
                 f"gave up on {what} after {elapsed_sec:.0f} s and {self._attempts} attempts "
                 f"(last: {failure}{asked}); expected an aggregator that answers within "

@@ -44,14 +44,20 @@ class TransientError(Exception):
         self.retry_after_sec = retry_after_sec
 
 
-def open_http(url: str, *, read_timeout_sec: float = READ_TIMEOUT_SEC) -> httpx.Client:
-    """Connections to one server, shared by all devices of a process. Raises UsageError for a bad URL."""
+def check_url(url: str) -> httpx.URL:
+    """Raises UsageError unless it is the URL of a server."""
     try:
         parsed = httpx.URL(url)
     except httpx.InvalidURL as error:
         raise UsageError(f"{url!r} is not a URL ({error}); expected http://HOST:PORT") from None
     if parsed.scheme not in ("http", "https") or not parsed.host:
         raise UsageError(f"{url!r} is not the URL of a server; expected http://HOST:PORT")
+    return parsed
+
+
+def open_http(url: str, *, read_timeout_sec: float = READ_TIMEOUT_SEC) -> httpx.Client:
+    """Connections to one server, shared by all devices of a process. Raises UsageError for a bad URL."""
+    parsed = check_url(url)
     is_loopback = parsed.host in ("127.0.0.1", "localhost", "::1")
     return httpx.Client(
         base_url=parsed,

@@ -13,6 +13,8 @@ from multiprocessing.connection import Connection as Pipe
 from multiprocessing.connection import wait
 from multiprocessing.context import SpawnProcess
 
+from fedfer.android_stub.cache import Cache
+from fedfer.android_stub.connection import check_url
 from fedfer.android_stub.device import DeviceSpec
 from fedfer.android_stub.events import Event, Failed, Finished, Trained
 from fedfer.android_stub.worker import WorkerSettings, run_worker
@@ -82,6 +84,8 @@ def run_fleet(
 
     Raises UsageError, the FedferError of a device that gave up, InterpreterError for a process that died.
     """
+    check_url(settings.server_url)  # here once, and not in every process
+    Cache(settings.cache_dir)
     specs = [DeviceSpec(f"phone-{index}", index, images) for index, images in enumerate(holdings)]
     if not specs or num_processes < 1:
         raise UsageError(
@@ -100,17 +104,19 @@ def run_fleet(
 
 
 @contextmanager
-def ending_on_sigterm() -> Iterator[None]:
-    """Turns SIGTERM into SystemExit(143), so that a fleet stops its processes on its way out."""
+def ending_on_signals() -> Iterator[None]:
+    """Turns SIGTERM and SIGHUP into SystemExit(128 + number): a fleet stops its processes on its way out."""
 
-    def end(signum: int, frame: object) -> None:
-        raise SystemExit(128 + signum)
+    def end(number: int, frame: object) -> None:
+        signal.signal(number, signal.SIG_IGN)  # a second one does not break off the tidying up
+        raise SystemExit(128 + number)
 
-    before = signal.signal(signal.SIGTERM, end)
+    before = {number: signal.signal(number, end) for number in (signal.SIGTERM, signal.SIGHUP)}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _start(settings: WorkerSettings, specs: Sequence[DeviceSpec]) -> _Worker:

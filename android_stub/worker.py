@@ -15,6 +15,7 @@ from multiprocessing import parent_process
 from multiprocessing.connection import Connection as Pipe
 from multiprocessing.connection import wait
 from pathlib import Path
+from typing import Protocol
 
 from fedfer.android_stub.backoff import RetryPolicy
 from fedfer.android_stub.cache import Cache
@@ -24,6 +25,14 @@ from fedfer.android_stub.device import Device, DeviceSpec
 from fedfer.android_stub.events import Event, Failed, Note
 from fedfer.android_stub.workbench import Workbench
 from fedfer.model.errors import FedferError
+
+
+class Steppable(Protocol):
+    """What `drive` needs of a device."""
+
+    name: str
+
+    def step(self) -> float | None: ...
 
 
 @dataclass(frozen=True)
@@ -42,11 +51,7 @@ def run_worker(settings: WorkerSettings, specs: Sequence[DeviceSpec], events: Pi
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent stops us
     threading.Thread(target=_exit_with_parent, daemon=True).start()
     with open_http(settings.server_url) as http:
-        try:
-            workbench = Workbench(Cache(settings.cache_dir), settings.runtime)
-        except FedferError as error:
-            events.send(Failed(specs[0].name, error))
-            return
+        workbench = Workbench(Cache(settings.cache_dir), settings.runtime)
         devices = []
         for spec in specs:
             connection = Connection(http, _retrying(settings, spec, events.send))
@@ -56,7 +61,7 @@ def run_worker(settings: WorkerSettings, specs: Sequence[DeviceSpec], events: Pi
 
 
 def drive(
-    devices: Sequence[Device],
+    devices: Sequence[Steppable],
     report: Callable[[Event], None],
     clock: Callable[[], float],
     sleep: Callable[[float], None],

@@ -63,11 +63,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     import tempfile
 
-    from fedfer.android_stub.fleet import ending_on_sigterm, run_fleet
+    from fedfer.android_stub.fleet import ending_on_signals, run_fleet
     from fedfer.android_stub.worker import WorkerSettings
 
     holdings = load_holdings(args)
-    with ending_on_sigterm(), tempfile.TemporaryDirectory(prefix="fedfer-devices-") as temporary:
+    with ending_on_signals(), tempfile.TemporaryDirectory(prefix="fedfer-devices-") as temporary:
         settings = WorkerSettings(
             server_url=args.server,
             cache_dir=args.cache_dir or Path(temporary),

@@ -74,3 +74,12 @@ def three_steps_by_hand(model_path: Path, task: Task) -> tuple[Weights, list[tup
         result = model.train(images, labels, learning_rate=task.learning_rate, seed=seeds.dropout(step))
         measures.append((result.loss, result.accuracy))
     return model.save(), measures
+
+
+def first_checkpoint(model_path: Path) -> bytes:
+    """The checkpoint that a model file starts from."""
+    from fedfer.export.checkpoint import checkpoint_bytes
+    from fedfer.export.runtime import Model
+
+    model = Model(model_path)
+    return checkpoint_bytes(model.save(), model.contract)
