@@ -26,10 +26,14 @@ MIX_2 = -1028477387  # 0xC2B2AE35
 
 
 def hash32(x: tf.Tensor) -> tf.Tensor:
-    """murmur3's 32-bit finaliser, with arithmetic shifts (still one-to-one): i32 -> i32."""
+    """murmur3's 32-bit finaliser as far as phones can do it: i32 -> i32, the upper bits well mixed.
+
+    RIGHT_SHIFT of i32 repeats the sign, so that x ^ (x >> s) is never negative: a bit is lost each time, and
+    the last such step of murmur3 must be left out, or nothing would ever fall below a negative threshold.
+    """
     for shift, multiplier in ((16, MIX_1), (13, MIX_2)):
         x = tf.bitwise.bitwise_xor(x, tf.bitwise.right_shift(x, tf.constant(shift))) * multiplier
-    return tf.bitwise.bitwise_xor(x, tf.bitwise.right_shift(x, tf.constant(16)))
+    return x
 
 
 def sample_numbers(labels: tf.Tensor) -> tf.Tensor:
