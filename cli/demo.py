@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from fedfer.cli.demo_output import DemoOutput
     from fedfer.cli.reports import RoundReport
     from fedfer.cli.watch import Screen
+    from fedfer.model.data import LabelledImages
 
 HELP = "the whole loop on this machine: export, serve, train on emulated phones, evaluate"
 
@@ -75,13 +76,22 @@ def run(args: argparse.Namespace) -> int:
     if importlib.util.find_spec("matplotlib") is None:
         raise UsageError("the demo draws its curves with matplotlib: pip install 'fedfer[all]'")
     plan = DemoPlan(**{field.name: getattr(args, field.name) for field in dataclasses.fields(DemoPlan)})
+    held_out = load_held_out(plan)
     output, screen = DemoOutput(args.output), Screen()
     output.prepare()
     with Children(output.logs) as children:
         export_network(plan, output, children, screen)
         reports = federate(plan, output, children, screen)
-    finish(plan, output, reports, screen)
+    finish(plan, output, reports, held_out, screen)
     return 0
+
+
+def load_held_out(plan: DemoPlan) -> "LabelledImages":
+    """Images to measure on. Reads the phones' too: a source that does not do fails here, not in minutes."""
+    from fedfer.model.sources import load_images
+
+    load_images(plan.data, take=plan.pool_size, seed=plan.seed)
+    return load_images(plan.holdout_source, skip=plan.holdout_skip, take=plan.holdout_take, seed=plan.seed)
 
 
 def export_network(plan: DemoPlan, output: "DemoOutput", children: "Children", screen: "Screen") -> None:
@@ -116,7 +126,13 @@ def federate(
     return reports
 
 
-def finish(plan: DemoPlan, output: "DemoOutput", reports: "list[RoundReport]", screen: "Screen") -> None:
+def finish(
+    plan: DemoPlan,
+    output: "DemoOutput",
+    reports: "list[RoundReport]",
+    held_out: "LabelledImages",
+    screen: "Screen",
+) -> None:
     """Measures the final weights, writes curves and numbers, and says where they lie."""
     from fedfer.cli.evaluate import describe_measures, measures_as_json
     from fedfer.cli.plots import draw_curves
@@ -124,11 +140,7 @@ def finish(plan: DemoPlan, output: "DemoOutput", reports: "list[RoundReport]", s
     from fedfer.export.contract import read_contract
     from fedfer.export.evaluation import evaluate
     from fedfer.export.isolation import call_isolated
-    from fedfer.model.sources import load_images
 
-    held_out = load_images(
-        plan.holdout_source, skip=plan.holdout_skip, take=plan.holdout_take, seed=plan.seed
-    )
     measures = call_isolated(evaluate, output.model, output.final, held_out, runtime=plan.runtime)
     labels = read_contract(output.model).labels
     screen.line("\nFinal global model on images that no phone holds")

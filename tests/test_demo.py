@@ -13,12 +13,12 @@ from typing import Any
 import pytest
 
 from fedfer.cli.children import Children, wait_for_line
-from fedfer.cli.demo import federate, finish
+from fedfer.cli.demo import federate, finish, load_held_out
 from fedfer.cli.demo_output import DemoOutput
 from fedfer.cli.demo_plan import DemoPlan
 from fedfer.cli.reports import parse_round, table_header, table_row
 from fedfer.cli.watch import Screen
-from fedfer.model.errors import FedferError, UsageError
+from fedfer.model.errors import DataError, FedferError, UsageError
 
 ARTICLE: dict[str, Any] = {
     "data": "drawn",
@@ -78,6 +78,16 @@ def test_command_lines() -> None:
 def test_plan_refuses_zeros(option: str) -> None:
     with pytest.raises(UsageError, match=rf"expected --{option.replace('_', '-')} of at least 1; received 0"):
         plan(**{option: 0})
+
+
+def test_a_source_that_does_not_do_fails_before_anything_starts(tmp_path: Path) -> None:
+    path = tmp_path / "faces.csv"
+    path.write_text("emotion,pixels\n" + f"0,{' '.join(['0'] * 2304)}\n" * 18)
+    with pytest.raises(DataError, match=r"expected 5 image\(s\) after the first 15; found 3"):
+        load_held_out(plan(data=str(path)))
+    with pytest.raises(DataError, match=r"expected 30 image\(s\) after the first 0; found 18"):
+        load_held_out(plan(data=str(path), devices=6, holdout_data="drawn"))
+    assert len(load_held_out(plan(data=str(path), holdout_take=3))) == 3
 
 
 def round_body(number: int, num_phones: int) -> dict[str, Any]:
@@ -188,7 +198,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, tiny_tflite: Path) -> Demo
     chosen = plan(devices=2, rounds=2, local_epochs=1, holdout_take=9, processes=1)
     with Children(output.logs) as children:
         reports = federate(chosen, output, children, Screen())
-    finish(chosen, output, reports, Screen())
+    finish(chosen, output, reports, load_held_out(chosen), Screen())
     return output
 
 
