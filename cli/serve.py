@@ -46,17 +46,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Serves until SIGTERM or SIGINT. Raises FedferError when it cannot start."""
+    from fedfer.export.checkpoint import digest_of
+    from fedfer.export.contract import load_model_bytes, read_contract
+
+    config = config_of(args)
+    model = load_model_bytes(config.model)
+    read_contract(model)
+    listener = listen(args.host, args.port)
+    address, port = listener.getsockname()[:2]
+    _set_up_logging()
+    serve(config, listener, f"serving {digest_of(model)} on {url(address, port)}")
+    return 0
+
+
+def serve(config: ServerConfig, listener: socket.socket, ready: str) -> None:
+    """Serves on the socket until a signal; prints `ready` when it accepts connections. Raises FedferError."""
     import uvicorn
 
     from fedfer.aggregator.app import create_app
-    from fedfer.export.checkpoint import digest_of
-    from fedfer.export.contract import load_model_bytes
 
-    _set_up_logging()
-    app = create_app(config_of(args))
-    listener = listen(args.host, args.port)
-    address, port = listener.getsockname()[:2]
-    ready = f"serving {digest_of(load_model_bytes(args.model))} on {url(address, port)}"
+    app = create_app(config)
 
     class Server(uvicorn.Server):
         """Says when it accepts connections."""
@@ -67,16 +76,20 @@ def run(args: argparse.Namespace) -> int:
                 print(ready, flush=True)
 
     settings = uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=GRACE_SEC)
+    server = Server(settings)
+
+    def leave(*_: object) -> None:
+        server.should_exit = True
+
     for number in (signal.SIGTERM, signal.SIGINT):  # uvicorn raises what it caught again once it has stopped
-        signal.signal(number, lambda *_: None)
+        signal.signal(number, leave)
     try:
-        Server(settings).run(sockets=[listener])
+        server.run(sockets=[listener])
     except SystemExit:  # how uvicorn leaves when the application cannot start
         error = app.state.startup_error
         if isinstance(error, FedferError):
             raise error from None
         raise
-    return 0
 
 
 def config_of(args: argparse.Namespace) -> ServerConfig:

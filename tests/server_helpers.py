@@ -17,17 +17,7 @@ from fedfer.export.checkpoint import Weights, checkpoint_bytes
 from fedfer.export.contract import Contract
 
 START_SEC = 60.0
-RUNNER = """
-import argparse, sys
-from fedfer.cli import serve
-from fedfer.model.errors import FedferError
-parser = argparse.ArgumentParser()
-serve.add_arguments(parser)
-try:
-    sys.exit(serve.run(parser.parse_args()))
-except FedferError as error:
-    sys.exit(f"fedfer serve: {error}")
-"""
+SERVE = [sys.executable, "-m", "fedfer.cli.main", "serve"]
 OCTETS = {"Content-Type": "application/octet-stream"}
 
 
@@ -63,7 +53,7 @@ class Server:
 
 def start(model: Path, data_dir: Path, *options: str, port: int = 0) -> Server:
     """Returns once the server accepts connections. Its log is beside `data_dir`."""
-    command = [sys.executable, "-c", RUNNER, str(model), "--data-dir", str(data_dir), "--port", str(port)]
+    command = [*SERVE, str(model), "--data-dir", str(data_dir), "--port", str(port)]
     log = data_dir.with_suffix(".log")
     with log.open("a") as errors:
         process = subprocess.Popen([*command, *options], stdout=subprocess.PIPE, stderr=errors, text=True)

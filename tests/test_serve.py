@@ -14,7 +14,7 @@ import httpx
 import numpy as np
 import pytest
 from server_helpers import (
-    RUNNER,
+    SERVE,
     Phone,
     Server,
     plain_mean,
@@ -40,9 +40,7 @@ def digest(data: bytes) -> str:
 
 def failed_start(*arguments: object) -> str:
     """What a server that cannot start says, which has to be one line."""
-    done = subprocess.run(
-        [sys.executable, "-c", RUNNER, *map(str, arguments)], capture_output=True, text=True, timeout=60
-    )
+    done = subprocess.run([*SERVE, *map(str, arguments)], capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith("fedfer serve: ")
     assert done.stderr.count("\n") == 1

@@ -1,0 +1,128 @@
+"""Every hostile body and request gets its refusal, changes nothing, and leaves a server that answers."""
+
+import json
+import socket
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import pytest
+from attacks.hostile_checkpoints import hostile_bodies
+from attacks.hostile_requests import HostileRequest, Target, hostile_requests
+from server_helpers import Phone, Server, serving, synthetic_update, synthetic_weights, wait_for_round
+
+from fedfer.export.checkpoint import max_checkpoint_bytes
+from fedfer.export.contract import Contract, read_contract
+
+
+@dataclass
+class Siege:
+    """A server in its second round, in which `phone` has a place and `bystander` has reported."""
+
+    server: Server
+    client: httpx.Client
+    phone: Phone
+    bystander: Phone
+    contract: Contract
+    data_dir: Path
+
+    def state(self) -> tuple[object, ...]:
+        files = sorted(str(path) for path in self.data_dir.rglob("*") if "fedfer.db" not in path.name)
+        return self.client.get("/v1/status").json(), self.client.get("/v1/rounds").json(), files
+
+
+@pytest.fixture(scope="module")
+def siege(tiny_tflite: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Siege]:
+    data_dir = tmp_path_factory.mktemp("siege") / "data"
+    contract = read_contract(tiny_tflite)
+    with serving(tiny_tflite, data_dir, "--clients", "2") as server, server.client() as client:
+        phone, bystander = Phone(client, "phone").enrol(), Phone(client, "bystander").enrol()
+        for seed, device in enumerate((phone, bystander)):
+            device.upload(device.work(), synthetic_update(contract, seed))
+        wait_for_round(client, 1)
+        assert phone.work()["round"] == 2
+        bystander.upload(bystander.work(), synthetic_update(contract, 3))
+        yield Siege(server, client, phone, bystander, contract, data_dir)
+        assert phone.upload(phone.work(), synthetic_update(contract, 4)).status_code == 200
+        wait_for_round(client, 2)
+        assert not [line for line in server.lines if "ERROR" in line]
+
+
+def test_hostile_bodies(siege: Siege) -> None:
+    before, work = siege.state(), siege.phone.work()
+    wrong = []
+    for attack in hostile_bodies(siege.contract, synthetic_weights(siege.contract, 5)):
+        reply = siege.phone.upload(work, attack.body)
+        error = reply.json().get("error", {})
+        if (reply.status_code, error.get("code")) != (attack.status, attack.code):
+            wrong.append(f"{attack.name}: {reply.status_code} {reply.text}")
+        assert siege.state() == before, attack.name
+    assert not wrong, "\n".join(wrong)
+
+
+def test_hostile_requests(siege: Siege) -> None:
+    before, target = siege.state(), target_of(siege)
+    wrong = []
+    for attack in hostile_requests(target):
+        status, body = exchange(siege.server.port, attack)
+        error = json.loads(body)["error"] if attack.code else {"code": None}
+        if (status, error["code"]) != (attack.status, attack.code):
+            wrong.append(f"{attack.name}: {status} {body!r}")
+        assert siege.state() == before, attack.name
+    assert not wrong, "\n".join(wrong)
+
+
+def test_other_devices_tokens(siege: Siege) -> None:
+    """A place belongs to the device whose token asked for it."""
+    before, stranger = siege.state(), Phone(siege.client, "stranger").enrol()
+    reply = stranger.upload(siege.phone.work(), synthetic_update(siege.contract, 6))
+    assert (reply.status_code, reply.json()["error"]["code"]) == (409, "not_assigned")
+    reply = siege.bystander.upload(siege.phone.work(), synthetic_update(siege.contract, 6))
+    assert (reply.status_code, reply.json()["error"]["code"]) == (409, "already_reported")
+    assert siege.state()[1:] == before[1:]
+
+
+def test_connections_that_end_early(siege: Siege) -> None:
+    before, target = siege.state(), target_of(siege)
+    head = hostile_requests(target)
+    whole = next(head).chunks[0].replace(b"num_examples=0", b"num_examples=5")
+    for length in (1, 40, len(whole) - len(target.body), len(whole) - len(target.body) // 2, len(whole) - 1):
+        with socket.create_connection(("127.0.0.1", siege.server.port)) as connection:
+            connection.sendall(whole[:length])
+        assert siege.client.get("/healthz").json() == {"status": "ok"}
+    assert siege.state()[:2] == before[:2]
+
+
+def target_of(siege: Siege) -> Target:
+    records = siege.client.get("/v1/rounds").json()["rounds"]
+    return Target(
+        token=siege.phone.token,
+        round_number=2,
+        base_weights=records[2]["base_weights"],
+        earlier_base=records[1]["base_weights"],
+        model=siege.client.get("/v1/status").json()["model"],
+        body=synthetic_update(siege.contract, 5),
+        max_bytes=max_checkpoint_bytes(siege.contract),
+    )
+
+
+def exchange(port: int, attack: HostileRequest) -> tuple[int, bytes]:
+    """Status and body of the answer to a request sent byte for byte."""
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
+        for chunk in attack.chunks:
+            connection.sendall(chunk)
+        received = b""
+        while b"\r\n\r\n" not in received:
+            received += take(connection)
+        head, _, body = received.partition(b"\r\n\r\n")
+        fields = dict(line.lower().split(b": ", 1) for line in head.split(b"\r\n")[1:])
+        while len(body) < int(fields[b"content-length"]):
+            body += take(connection)
+    return int(head.split()[1]), body
+
+
+def take(connection: socket.socket) -> bytes:
+    data = connection.recv(65536)
+    assert data, "the server closed the connection without an answer"
+    return data
