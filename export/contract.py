@@ -16,10 +16,11 @@ Signatures (f32 = float32, i32 = int32, B = any batch size >= 1):
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+import re
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast, get_args
 
 from fedfer.export.flatbuffer import metadata
 from fedfer.model.errors import ModelFileError
@@ -29,6 +30,9 @@ FORMAT = "fedfer.contract/1"
 SIGNATURES = ("train", "infer", "save", "restore")
 MAX_MODEL_BYTES = 512 * 2**20
 MAX_CONTRACT_BYTES = 4 * 2**20
+MAX_NAME_CHARS = 256
+MAX_RANK = 8
+MAX_SHOWN_CHARS = 200  # of an error that speaks of somebody else's file
 
 Role = Literal["trainable", "statistic"]
 
@@ -91,25 +95,76 @@ class Contract:
 
 
 def parse_contract(data: bytes) -> Contract:
-    """Contract from its JSON. Raises ModelFileError for anything else."""
+    """Contract from its canonical JSON. Raises ModelFileError for anything else: other fields, types or
+    numbers than an export writes, or the same written otherwise (its digest would be another)."""
     if len(data) > MAX_CONTRACT_BYTES:
         raise ModelFileError(f"contract of {len(data)} bytes; expected at most {MAX_CONTRACT_BYTES}")
     try:
-        body = json.loads(data)
-        if body.pop("format") != FORMAT:
-            raise ValueError(f"format is not {FORMAT}")
-        weights = tuple(WeightSpec(**{**w, "shape": tuple(w["shape"])}) for w in body.pop("weights"))
-        return Contract(
-            weights=weights,
-            image_shape=tuple(body.pop("image_shape")),
-            labels=tuple(body.pop("labels")),
-            training=TrainingSettings(**body.pop("training")),
-            **body,
-        )
+        contract = _from_json(json.loads(data))
+        fault = next(_faults(contract), None)
+        if fault is None and contract.canonical_json() != data:
+            fault = "it is not canonical JSON: sorted keys, no spaces, ASCII"
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise ModelFileError(
-            f"the file's contract cannot be read ({error}); export the model again"
-        ) from None
+        fault = f"{type(error).__name__}: {error}"
+    if fault is not None:
+        shown = ascii(fault)[1:-1][:MAX_SHOWN_CHARS]
+        raise ModelFileError(f"the file's contract cannot be read ({shown}); export the model again")
+    return contract
+
+
+def _from_json(body: Any) -> Contract:
+    """Contract of whatever types the JSON holds."""
+    if body.pop("format") != FORMAT:
+        raise ValueError(f"format is not {FORMAT}")
+    return Contract(
+        weights=tuple(WeightSpec(**{**w, "shape": tuple(w["shape"])}) for w in body.pop("weights")),
+        image_shape=tuple(body.pop("image_shape")),
+        labels=tuple(body.pop("labels")),
+        training=TrainingSettings(**body.pop("training")),
+        **body,
+    )
+
+
+def _faults(contract: Contract) -> Iterator[str]:
+    """What is wrong with a contract that somebody else wrote; nothing can be taken for granted."""
+    training = contract.training
+    if not all(map(_is_name, (contract.model_name, training.optimizer, training.loss))):
+        yield "model_name, optimizer or loss is not a name"
+    if not all(map(_is_positive, (training.learning_rate, contract.pixel_divisor))):
+        yield "learning_rate or pixel_divisor is not a positive number"
+    if len(contract.image_shape) != 3 or not _is_shape(contract.image_shape):
+        yield "image_shape is not height, width, channels"
+    if not contract.labels or not _are_names(contract.labels):
+        yield "labels are not different names"
+    if not re.fullmatch("[0-9a-f]{64}", contract.initial_weights):
+        yield "initial_weights is not a sha256 in hex"
+    if not contract.weights or not _are_names([weight.name for weight in contract.weights]):
+        yield "the names of weights are not different names"
+    for weight in contract.weights:
+        if not _is_shape(weight.shape) or weight.dtype != "float32" or weight.name == "__metadata__":
+            yield f"{weight.name} is not a float32 tensor of fixed shape"
+        if weight.role not in get_args(Role) or not isinstance(weight.nonnegative, bool):
+            yield f"{weight.name} has another role than {get_args(Role)}"
+    if contract.weights_bytes > MAX_MODEL_BYTES:
+        yield f"weights of {contract.weights_bytes} bytes; expected at most {MAX_MODEL_BYTES}"
+
+
+def _is_name(value: object) -> bool:
+    return isinstance(value, str) and 0 < len(value) <= MAX_NAME_CHARS and value.isprintable()
+
+
+def _are_names(values: Collection[object]) -> bool:
+    return all(map(_is_name, values)) and len(set(values)) == len(values)
+
+
+def _is_shape(sizes: Collection[object]) -> bool:
+    """() is the shape of a scalar."""
+    sized = all(type(size) is int and 0 < size <= MAX_MODEL_BYTES for size in sizes)
+    return sized and len(sizes) <= MAX_RANK
+
+
+def _is_positive(value: object) -> bool:
+    return type(value) in (int, float) and 0 < cast(float, value) < math.inf
 
 
 def read_contract(model: bytes | Path) -> Contract:

@@ -4,8 +4,13 @@ from pathlib import Path
 
 import pytest
 from exported import export_tiny
+from hypothesis import settings
 
 from fedfer.export.isolation import call_isolated
+
+# Other processes share the machine: how long one example takes says nothing.
+settings.register_profile("fedfer", deadline=None)
+settings.load_profile("fedfer")
 
 
 @pytest.fixture(scope="session")
