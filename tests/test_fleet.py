@@ -269,5 +269,5 @@ def test_a_fleet_that_cannot_be_is_refused(sizes: list[int], processes: int, tmp
 
 
 def test_a_url_that_is_none_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="^'nowhere' is not the URL"):
+    with pytest.raises(UsageError, match=r"^'nowhere' is not the URL"):
         run_fleet(settings("nowhere", tmp_path), [noise(5, 0)], 1, print)
