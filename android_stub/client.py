@@ -10,9 +10,9 @@ from pathlib import Path
 from fedfer.android_stub.cache import Cache
 from fedfer.android_stub.connection import Connection
 from fedfer.android_stub.download import fetch
+from fedfer.android_stub.fields import Fields
 from fedfer.android_stub.replies import (
     Enrolment,
-    Fields,
     Receipt,
     RoundResult,
     Status,

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import httpx
 
 from fedfer.android_stub.backoff import Backoff, RetryPolicy, parse_retry_after
-from fedfer.android_stub.replies import Fields, bad_reply
+from fedfer.android_stub.fields import Fields, bad_reply
 from fedfer.model.errors import RefusedError, UsageError
 
 T = TypeVar("T")

@@ -8,7 +8,7 @@ import httpx
 from fedfer.android_stub.backoff import Backoff
 from fedfer.android_stub.cache import Cache, Kind
 from fedfer.android_stub.connection import Connection
-from fedfer.android_stub.replies import bad_reply
+from fedfer.android_stub.fields import bad_reply
 from fedfer.model.errors import RefusedError
 
 

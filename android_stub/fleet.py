@@ -16,55 +16,13 @@ from multiprocessing.context import SpawnProcess
 from fedfer.android_stub.cache import Cache
 from fedfer.android_stub.connection import check_url
 from fedfer.android_stub.device import DeviceSpec
-from fedfer.android_stub.events import Event, Failed, Finished, Trained
+from fedfer.android_stub.events import Event, Failed, Finished
+from fedfer.android_stub.summary import FleetSummary, Tally
 from fedfer.android_stub.worker import WorkerSettings, run_worker
 from fedfer.model.data import LabelledImages
 from fedfer.model.errors import FedferError, InterpreterError, UsageError
 
 STOP_SEC = 5.0  # between asking a process to end and ending it
-
-
-@dataclass(frozen=True)
-class FleetSummary:
-    """What a finished fleet did; bytes are those of request and reply bodies."""
-
-    num_devices: int
-    num_rounds: int
-    num_updates: int
-    num_examples: int
-    received_bytes: int
-    sent_bytes: int
-    final_weights: str
-
-
-class _Tally:
-    """The sums of a summary, event by event."""
-
-    def __init__(self) -> None:
-        self._rounds: set[int] = set()
-        self._num_updates = self._num_examples = self._received_bytes = self._sent_bytes = 0
-        self._final_weights = ""
-
-    def add(self, event: Event) -> None:
-        if isinstance(event, Trained):
-            self._rounds.add(event.round)
-            self._num_updates += 1
-            self._num_examples += event.num_examples
-        elif isinstance(event, Finished):
-            self._received_bytes += event.received_bytes
-            self._sent_bytes += event.sent_bytes
-            self._final_weights = event.final_weights
-
-    def summary(self, num_devices: int) -> FleetSummary:
-        return FleetSummary(
-            num_devices=num_devices,
-            num_rounds=len(self._rounds),
-            num_updates=self._num_updates,
-            num_examples=self._num_examples,
-            received_bytes=self._received_bytes,
-            sent_bytes=self._sent_bytes,
-            final_weights=self._final_weights,
-        )
 
 
 @dataclass
@@ -84,16 +42,8 @@ def run_fleet(
 
     Raises UsageError, the FedferError of a device that gave up, InterpreterError for a process that died.
     """
-    check_url(settings.server_url)  # here once, and not in every process
-    Cache(settings.cache_dir)
     specs = [DeviceSpec(f"phone-{index}", index, images) for index, images in enumerate(holdings)]
-    if not specs or num_processes < 1:
-        raise UsageError(
-            f"{len(specs)} devices over {num_processes} processes; expected at least one of each"
-        )
-    for spec in specs:
-        if len(spec.examples) == 0:
-            raise UsageError(f"{spec.name} would hold no images; expected at least one for every device")
+    _check(settings, specs, num_processes)
     workers: list[_Worker] = []
     try:
         for turn in range(min(num_processes, len(specs))):
@@ -119,19 +69,38 @@ def ending_on_signals() -> Iterator[None]:
             signal.signal(number, handler)
 
 
+def _check(settings: WorkerSettings, specs: Sequence[DeviceSpec], num_processes: int) -> None:
+    """Says here, once, what would otherwise fail in every process."""
+    check_url(settings.server_url)
+    Cache(settings.cache_dir)
+    if not specs or num_processes < 1:
+        raise UsageError(
+            f"{len(specs)} devices over {num_processes} processes; expected at least one of each"
+        )
+    for spec in specs:
+        if len(spec.examples) == 0:
+            raise UsageError(f"{spec.name} would hold no images; expected at least one for every device")
+
+
 def _start(settings: WorkerSettings, specs: Sequence[DeviceSpec]) -> _Worker:
     spawn = multiprocessing.get_context("spawn")  # a forked interpreter or HTTP client may hang
     receiving, sending = spawn.Pipe(duplex=False)
     process = spawn.Process(target=run_worker, args=(settings, specs, sending), daemon=True)
-    process.start()
+    # Ctrl-C reaches the whole process group, but only this process acts on it and then stops the others:
+    # they inherit the mask. What comes meanwhile is delivered when the mask is lifted.
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        process.start()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     sending.close()  # or the end of the process would not be seen as the end of its events
     return _Worker(process, receiving, {spec.name for spec in specs})
 
 
-def _watch(workers: Sequence[_Worker], on_event: Callable[[Event], None]) -> _Tally:
+def _watch(workers: Sequence[_Worker], on_event: Callable[[Event], None]) -> Tally:
     """Passes events on until every process has ended well. Raises FedferError as `run_fleet` says."""
     running = {worker.events: worker for worker in workers}
-    tally = _Tally()
+    tally = Tally()
     while running:
         for ready in wait(list(running)):
             worker = running[ready]  # type: ignore[index]

@@ -3,7 +3,8 @@ the interpreter with the served model, the checkpoint that was loaded last, the 
 
 from fedfer.android_stub.cache import Cache
 from fedfer.android_stub.client import AggregatorClient
-from fedfer.android_stub.replies import Train, bad_reply
+from fedfer.android_stub.fields import bad_reply
+from fedfer.android_stub.replies import Train
 from fedfer.export.checkpoint import Weights, load_checkpoint, max_checkpoint_bytes
 from fedfer.export.runtime import Model
 

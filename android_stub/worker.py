@@ -6,7 +6,6 @@ It ends when all its devices have finished, when one cannot go on, and when its 
 import heapq
 import os
 import random
-import signal
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -48,7 +47,6 @@ class WorkerSettings:
 
 def run_worker(settings: WorkerSettings, specs: Sequence[DeviceSpec], events: Pipe) -> None:
     """The body of a process: sends events until it ends; the last one is Failed if a device gave up."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent stops us
     threading.Thread(target=_exit_with_parent, daemon=True).start()
     with open_http(settings.server_url) as http:
         workbench = Workbench(Cache(settings.cache_dir), settings.runtime)

@@ -14,7 +14,7 @@ from fedfer.android_stub.backoff import RetryPolicy
 
 if TYPE_CHECKING:
     from fedfer.android_stub.events import Event
-    from fedfer.android_stub.fleet import FleetSummary
+    from fedfer.android_stub.summary import FleetSummary
     from fedfer.model.data import LabelledImages
 
 HELP = "run emulated phones against an aggregator"

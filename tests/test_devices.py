@@ -37,6 +37,7 @@ class Fleet:
                 [*command, *images, *options],
                 stdout=out,
                 stderr=err,
+                start_new_session=True,
                 env={**os.environ, "TMPDIR": str(directory / "tmp")},
             )
 
@@ -157,7 +158,10 @@ def test_a_fleet_that_is_stopped_leaves_nothing_running(
         wait_for(lambda: phones.out.count("round 1: loss") == 3)
         children = phones.children()
         assert len(children) >= 2
-        phones.process.send_signal(signal_number)
+        if signal_number is signal.SIGINT:  # a terminal sends Ctrl-C to every process of the command
+            os.killpg(phones.process.pid, signal_number)
+        else:
+            phones.process.send_signal(signal_number)
         assert phones.process.wait(20) == exit_code
         wait_for(lambda: not any(is_running(pid) for pid in children))
         if signal_number is not signal.SIGKILL:

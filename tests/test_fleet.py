@@ -14,7 +14,8 @@ from trainer_helpers import first_checkpoint, noise
 
 from fedfer.android_stub.backoff import RetryPolicy
 from fedfer.android_stub.events import Event, Failed, Finished, Note, RoundSeen, Trained
-from fedfer.android_stub.fleet import FleetSummary, run_fleet
+from fedfer.android_stub.fleet import run_fleet
+from fedfer.android_stub.summary import FleetSummary
 from fedfer.android_stub.worker import WorkerSettings, drive
 from fedfer.export.contract import read_contract
 from fedfer.export.isolation import call_isolated
