@@ -22,8 +22,8 @@ from fedfer.model.errors import StoreError
 MAX_ROUND = 2**31 - 1
 RoundNumber = Annotated[int, Path(ge=0, le=MAX_ROUND)]
 FiniteNumber = Annotated[float, Query(allow_inf_nan=False)]
-Refusals: dict[int | str, dict[str, Any]] = {"4XX": {"model": replies.ErrorReply}}
-router = APIRouter(responses=Refusals)
+REFUSALS: dict[int | str, dict[str, Any]] = {"4XX": {"model": replies.ErrorReply}}
+router = APIRouter(responses=REFUSALS)
 
 
 def create_app(config: ServerConfig) -> FastAPI:

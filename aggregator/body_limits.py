@@ -14,7 +14,8 @@ from fedfer.aggregator.refusals import refusal
 
 MAX_SMALL_BODY_BYTES = 64 * 1024
 SMALL_BODY_SEC = 30.0
-DRAIN_SEC = 30.0
+DRAIN_SEC = 10.0
+TIMED_OUT = 408  # nothing was on its way any more
 
 
 class BodyLimits:
@@ -65,7 +66,8 @@ class _Body:
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start" and message["status"] >= 400 and not self._ended:
-            await self._drain()
+            if message["status"] != TIMED_OUT:
+                await self._drain()
             if not self._ended:
                 message = {**message, "headers": [*message["headers"], (b"connection", b"close")]}
         await self._send(message)

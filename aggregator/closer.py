@@ -53,9 +53,10 @@ class Closer:
                     self._close(closing)
                 pause_sec = FIRST_PAUSE_SEC
             except Exception as error:
-                expected = isinstance(error, FedferError)
-                logger.error("cannot close the round, next try in %.0f s: %s", pause_sec, error)
-                logger.debug("cause", exc_info=not expected)
+                bug = None if isinstance(error, FedferError) else error
+                logger.error(
+                    "cannot close the round (%s); next try in %.0f s", error, pause_sec, exc_info=bug
+                )
                 self._stopping.wait(pause_sec)
                 pause_sec = min(2 * pause_sec, MAX_PAUSE_SEC)
 

@@ -14,7 +14,8 @@ from fedfer.aggregator.config import HoldoutSource, RoundSettings, ServerConfig
 from fedfer.model.errors import FedferError, UsageError
 
 HELP = "run the aggregator that devices train with"
-GRACE_SEC = 5
+GRACE_SEC = 5  # for calls that are being answered when the server is stopped
+KEEP_ALIVE_SEC = 60  # longer than devices pause between asking for work
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -75,7 +76,14 @@ def serve(config: ServerConfig, listener: socket.socket, ready: str) -> None:
             if self.started:
                 print(ready, flush=True)
 
-    settings = uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=GRACE_SEC)
+    settings = uvicorn.Config(
+        app,
+        http="h11",  # httptools, the other parser, takes headers without end into memory
+        log_config=None,
+        access_log=False,
+        timeout_keep_alive=KEEP_ALIVE_SEC,
+        timeout_graceful_shutdown=GRACE_SEC,
+    )
     server = Server(settings)
 
     def leave(*_: object) -> None:

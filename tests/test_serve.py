@@ -22,6 +22,7 @@ from server_helpers import (
     start,
     synthetic_update,
     synthetic_weights,
+    wait_for,
     wait_for_round,
 )
 
@@ -172,6 +173,33 @@ def test_more_rounds_on_the_same_directory(tiny_tflite: Path, tmp_path: Path, co
             wait_for_round(client, int(rounds))
             assert phone.work()["action"] == "stop"
             assert server.stop() == 0
+
+
+def test_disk_trouble_is_waited_out(tiny_tflite: Path, tmp_path: Path, contract: Contract) -> None:
+    """An upload that cannot be kept gets 503 and changes nothing; a lost update stops only its round."""
+    data_dir = tmp_path / "data"
+    updates, lost = data_dir / "updates", tmp_path / "lost"
+    with (
+        serving(tiny_tflite, data_dir, "--clients", "2", "--rounds", "1") as server,
+        server.client() as client,
+    ):
+        phones = [Phone(client, f"phone-{i}").enrol() for i in range(2)]
+        works = [phone.work() for phone in phones]
+        updates.rename(lost)
+        reply = phones[0].upload(works[0], synthetic_update(contract, 0))
+        assert (reply.status_code, reply.json()["error"]["code"]) == (503, "store_failed")
+        assert int(reply.headers["retry-after"]) > 0
+        assert client.get("/v1/rounds/1").json()["updates"] == []
+        lost.rename(updates)
+        kept = phones[0].upload(works[0], synthetic_update(contract, 0)).json()["update"]
+        file = updates / "1" / f"{kept}.safetensors"
+        file.rename(lost)
+        phones[1].upload(works[1], synthetic_update(contract, 1))
+        wait_for(lambda: any("cannot close the round" in line for line in server.lines))
+        assert phones[0].work()["reason"] == "aggregating"
+        lost.rename(file)
+        record = wait_for_round(client, 1)
+        assert record["result_weights"] == digest(plain_mean(contract, [(0, 5), (1, 5)]))
 
 
 def test_given_weights_and_kept_updates(tiny_tflite: Path, tmp_path: Path, contract: Contract) -> None:

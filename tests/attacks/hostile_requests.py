@@ -5,7 +5,7 @@
 
 import base64
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
@@ -23,13 +23,12 @@ class Target:
 
 @dataclass(frozen=True)
 class HostileRequest:
-    """`chunks` are sent one after the other; `ends` closes the sending side after them."""
+    """`chunks` are sent one after the other."""
 
     name: str
     chunks: tuple[bytes, ...]
     status: int
     code: str | None
-    ends: bool = field(default=False)
 
 
 def hostile_requests(target: Target) -> Iterator[HostileRequest]:
@@ -140,6 +139,8 @@ def _lengths(target: Target) -> Iterator[HostileRequest]:
     yield HostileRequest("two lengths", (upload(target, headers=twice),), 400, None)
     short = upload(target, headers=standard_headers(target, length=len(target.body) - 1))
     yield HostileRequest("body longer than announced", (short[:-1],), 400, "truncated")
+    endless = tuple(b"X-%d: " % i + b"a" * 1000 + b"\r\n" for i in range(200))
+    yield HostileRequest("headers without end", (b"GET /healthz HTTP/1.1\r\n", *endless), 400, None)
     yield HostileRequest("no HTTP", (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc" * 40,), 400, None)
 
 

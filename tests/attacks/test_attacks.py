@@ -1,5 +1,6 @@
 """Every hostile body and request gets its refusal, changes nothing, and leaves a server that answers."""
 
+import contextlib
 import json
 import socket
 from collections.abc import Iterator
@@ -108,21 +109,37 @@ def target_of(siege: Siege) -> Target:
 
 
 def exchange(port: int, attack: HostileRequest) -> tuple[int, bytes]:
-    """Status and body of the answer to a request sent byte for byte."""
+    """Status and body of the answer to a request sent byte for byte.
+
+    Where the HTTP server itself refuses (no code), it may cut the connection before its words are read.
+    """
     with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
-        for chunk in attack.chunks:
-            connection.sendall(chunk)
-        received = b""
-        while b"\r\n\r\n" not in received:
-            received += take(connection)
-        head, _, body = received.partition(b"\r\n\r\n")
-        fields = dict(line.lower().split(b": ", 1) for line in head.split(b"\r\n")[1:])
-        while len(body) < int(fields[b"content-length"]):
-            body += take(connection)
+        reset = contextlib.suppress(ConnectionError) if attack.code is None else contextlib.nullcontext()
+        head, body = b"HTTP/1.1 400", b""
+        with reset:
+            for chunk in attack.chunks:
+                connection.sendall(chunk)
+        with reset:
+            head, body = answer(connection)
     return int(head.split()[1]), body
+
+
+def answer(connection: socket.socket) -> tuple[bytes, bytes]:
+    """Head and body; a body without a length ends with the connection."""
+    received = b""
+    while b"\r\n\r\n" not in received:
+        received += take(connection)
+    head, _, body = received.partition(b"\r\n\r\n")
+    fields = dict(line.lower().split(b": ", 1) for line in head.split(b"\r\n")[1:])
+    if b"content-length" not in fields:
+        return head, body
+    while len(body) < int(fields[b"content-length"]):
+        body += take(connection)
+    return head, body
 
 
 def take(connection: socket.socket) -> bytes:
     data = connection.recv(65536)
-    assert data, "the server closed the connection without an answer"
+    if not data:
+        raise ConnectionError("the server closed the connection without an answer")
     return data
