@@ -1,0 +1,147 @@
+"""Small differentiable functions whose gradients are compared: settings and inputs, no TensorFlow.
+
+A case is y = op(inputs); compared are the gradients of sum(y * cotangent) to every input. `exact` cases have
+small integers everywhere, so that every correct sum is exact whatever its order, and ties are many.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+NUM_SAMPLED_CONVOLUTIONS = 16
+NUM_SAMPLED_POOLINGS = 16
+CASES_PER_FILE = 16  # converting takes longer than in proportion
+
+
+@dataclass(frozen=True)
+class Case:
+    """`op` names a function of gradient_graphs; the first axis of `x` is the batch, of unknown size."""
+
+    name: str
+    op: str
+    inputs: dict[str, NDArray[np.float32]]
+    settings: dict[str, Any] = field(default_factory=dict)
+    exact: bool = False
+
+
+def normal(rng: np.random.Generator, *shape: int) -> NDArray[np.float32]:
+    return rng.normal(size=shape).astype(np.float32)
+
+
+def integers(rng: np.random.Generator, low: int, high: int, *shape: int) -> NDArray[np.float32]:
+    return rng.integers(low, high + 1, shape).astype(np.float32)
+
+
+def all_cases() -> list[Case]:
+    """The same cases in the same order at every call."""
+    rng = np.random.default_rng(20)
+    return [*convolutions(rng), *poolings(rng), *rectifiers(rng), *elementwise(rng), *layers(rng)]
+
+
+def cases_by_file() -> dict[str, list[Case]]:
+    cases = all_cases()
+    starts = range(0, len(cases), CASES_PER_FILE)
+    return {f"gradients{start}.tflite": cases[start : start + CASES_PER_FILE] for start in starts}
+
+
+def convolution(
+    rng: np.random.Generator, x: tuple[int, ...], filters: tuple[int, ...], **settings: Any
+) -> Case:
+    """x (B,H,W,C), filters (kh,kw,C,F)."""
+    words = "_".join(f"{key}{value}".replace(", ", "x") for key, value in settings.items())
+    name = f"conv_{'x'.join(map(str, x))}_by_{'x'.join(map(str, filters))}_{words}"
+    return Case(name, "conv", {"x": normal(rng, *x), "w": normal(rng, *filters)}, settings)
+
+
+def convolutions(rng: np.random.Generator) -> Iterator[Case]:
+    yield convolution(rng, (2, 48, 48, 1), (3, 3, 1, 4), padding="VALID")  # the article's first
+    yield convolution(rng, (2, 10, 10, 8), (3, 3, 8, 16), padding="SAME")  # and the form of its others
+    yield convolution(rng, (1, 1, 1, 3), (3, 3, 3, 2), padding="SAME")  # smaller than its filter
+    yield convolution(rng, (2, 5, 7, 3), (1, 1, 3, 4), padding="SAME", strides=[2, 2])
+    for _ in range(NUM_SAMPLED_CONVOLUTIONS):
+        kernel, strides = rng.integers(1, 6, 2).tolist(), rng.integers(1, 3, 2).tolist()
+        dilation = int(rng.integers(1, 3)) if strides == [1, 1] else 1
+        reach = [(k - 1) * dilation + 1 for k in kernel]
+        size = [r + int(more) for r, more in zip(reach, rng.integers(0, 6, 2), strict=True)]
+        batch, channels, filters = rng.integers(1, 5, 3).tolist()
+        yield convolution(
+            rng,
+            (batch, *size, channels),
+            (*kernel, channels, filters),
+            padding=str(rng.choice(["SAME", "VALID"])),
+            strides=strides,
+            dilations=[dilation] * 2,
+        )
+
+
+def pooling(rng: np.random.Generator, x: tuple[int, ...], levels: int, **settings: Any) -> Case:
+    """x holds integers of `levels` levels below and above 0: the fewer, the more ties."""
+    words = "_".join(f"{key}{value}".replace(", ", "x") for key, value in settings.items())
+    name = f"pool_{'x'.join(map(str, x))}_levels{levels}_{words}"
+    return Case(name, "pool", {"x": integers(rng, -levels, levels, *x)}, settings, exact=True)
+
+
+def poolings(rng: np.random.Generator) -> Iterator[Case]:
+    yield pooling(rng, (2, 46, 46, 2), 2, window=[3, 3], stride=2, padding="VALID")  # the article's
+    yield pooling(rng, (1, 4, 4, 2), 1, window=[3, 3], stride=2, padding="VALID")
+    yield pooling(rng, (2, 7, 7, 2), 0, window=[3, 3], stride=2, padding="SAME")  # nothing but ties
+    yield pooling(rng, (3, 8, 8, 1), 1, window=[2, 2], stride=3, padding="SAME")  # places between windows
+    for _ in range(NUM_SAMPLED_POOLINGS):
+        window, stride = rng.integers(2, 4, 2).tolist(), int(rng.integers(1, 4))
+        size = [w + int(more) for w, more in zip(window, rng.integers(0, 6, 2), strict=True)]
+        batch, channels, levels = int(rng.integers(1, 3)), int(rng.integers(1, 4)), int(rng.integers(1, 5))
+        padding = str(rng.choice(["SAME", "VALID"]))
+        yield pooling(rng, (batch, *size, channels), levels, window=window, stride=stride, padding=padding)
+
+
+def rectifiers(rng: np.random.Generator) -> Iterator[Case]:
+    yield Case("relu_exact_zeros", "relu", {"x": integers(rng, -1, 1, 4, 5, 6)}, exact=True)
+    least = np.finfo(np.float32).tiny
+    edges = np.array([[0.0, -0.0, least, -least, 1.5 * least, 1e-30, 1.0, -1.0, 3e38, -3e38]], np.float32)
+    yield Case("relu_smallest_and_largest", "relu", {"x": edges}, exact=True)
+    yield Case("relu_then_pool", "relu_pool", {"x": integers(rng, -3, 1, 2, 9, 9, 2)}, exact=True)
+    residual = {"x": normal(rng, 2, 6, 6, 3), "w": normal(rng, 3, 3, 3, 3)}
+    yield Case("residual", "residual", residual)
+
+
+def elementwise(rng: np.random.Generator) -> Iterator[Case]:
+    shapes = {
+        "same": (3, 4, 5),
+        "last": (5,),
+        "middle": (4, 1),
+        "scalar": (),
+        "front": (1, 4, 5),
+        "ones": (1, 1, 1),
+    }
+    for op in ("add", "sub", "mul", "div", "squared_difference"):
+        for word, shape in shapes.items():
+            y = normal(rng, *shape)
+            away_from_0 = (np.sign(y) * (np.abs(y) + 0.5)).astype(np.float32)
+            yield Case(f"{op}_{word}", op, {"x": normal(rng, 3, 4, 5), "y": away_from_0})
+        yield Case(f"{op}_turned", op, {"y": normal(rng, 3, 4), "x": normal(rng, 2, 3, 4) + np.float32(9)})
+    yield Case("bias_add_4d", "bias_add", {"x": normal(rng, 2, 3, 4, 5), "bias": normal(rng, 5)})
+    yield Case("bias_add_2d", "bias_add", {"x": normal(rng, 7, 5), "bias": normal(rng, 5)})
+    yield Case("reshape", "reshape", {"x": normal(rng, 2, 3, 4)}, {"shape": [-1, 12]})
+    yield Case("reshape_to_image", "reshape", {"x": normal(rng, 2, 12)}, {"shape": [-1, 2, 2, 3]})
+
+
+def layers(rng: np.random.Generator) -> Iterator[Case]:
+    image = normal(rng, 3, 5, 4, 6) * 2 + 1
+    yield Case("batch_norm_4d", "batch_norm", {"x": image})
+    yield Case("batch_norm_2d", "batch_norm", {"x": normal(rng, 8, 6)})
+    yield Case("batch_norm_of_one_image", "batch_norm", {"x": image[:1]})
+    yield Case("batch_norm_far_from_0", "batch_norm", {"x": normal(rng, 4, 6, 6, 3) + 5})
+    yield Case("batch_norm_without_scale", "batch_norm", {"x": image}, {"scale": False})
+    yield Case("batch_norm_without_center", "batch_norm", {"x": image}, {"center": False})
+    yield Case("dense", "dense", {"x": normal(rng, 4, 6)}, {"units": 5, "activation": "relu"})
+    yield Case("dense_of_images", "dense", {"x": normal(rng, 2, 3, 3, 4)}, {"units": 5})
+    yield Case("flatten", "flatten", {"x": normal(rng, 2, 3, 4, 5)})
+
+
+def cotangent(case: Case, shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """dy of y's shape: small integers in exact cases."""
+    rng = np.random.default_rng([ord(letter) for letter in case.name])
+    return integers(rng, -8, 8, *shape) if case.exact else normal(rng, *shape)

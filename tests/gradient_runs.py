@@ -1,0 +1,24 @@
+"""Runs the signatures that gradient_graphs made, in one runtime. For a process without TensorFlow."""
+
+from importlib import import_module
+from pathlib import Path
+
+import numpy as np
+from gradient_cases import cases_by_file
+from numpy.typing import NDArray
+
+from fedfer.export.runtime import RUNTIMES
+
+Arrays = dict[str, NDArray[np.float32]]
+
+
+def observed_gradients(directory: Path, runtime: str, cotangents: Arrays) -> dict[str, Arrays]:
+    """What each case's signature gives, by the case's name."""
+    interpreter = import_module(RUNTIMES[runtime]).Interpreter
+    observed = {}
+    for file, cases in cases_by_file().items():
+        loaded = interpreter(str(directory / file), num_threads=1)
+        for case in cases:
+            run = loaded.get_signature_runner(case.name)
+            observed[case.name] = run(**case.inputs, dy=cotangents[case.name])
+    return observed
