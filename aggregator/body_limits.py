@@ -8,6 +8,7 @@ the connection is closed.
 
 import asyncio
 
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from fedfer.aggregator.refusals import refusal
@@ -35,7 +36,10 @@ class BodyLimits:
             await self._small(scope, body)
 
     async def _small(self, scope: Scope, body: "_Body") -> None:
-        content = await body.read_small()
+        try:
+            content = await body.read_small()
+        except ClientDisconnect:  # what came of the request is not to be taken for the whole
+            return
         if content is None:
             reason = f"expected a body of at most {MAX_SMALL_BODY_BYTES} bytes, sent without long pauses"
             await refusal(413, "too_large", reason)(scope, body.receive, body.send)
@@ -73,12 +77,15 @@ class _Body:
         await self._send(message)
 
     async def read_small(self) -> bytes | None:
-        """The whole body, None if it is larger than allowed or does not come."""
+        """The whole body, None if it is larger than allowed or does not come. Raises ClientDisconnect."""
         content = bytearray()
         try:
             async with asyncio.timeout(SMALL_BODY_SEC):
                 while not self._ended:
-                    content += (await self.receive()).get("body", b"")
+                    message = await self.receive()
+                    if message["type"] == "http.disconnect":
+                        raise ClientDisconnect
+                    content += message.get("body", b"")
                     if len(content) > MAX_SMALL_BODY_BYTES:
                         return None
         except TimeoutError:

@@ -4,6 +4,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from pathlib import Path
 
 from fedfer.aggregator import rounds
 from fedfer.aggregator.blobs import Blobs
@@ -61,7 +62,7 @@ def _open(
 ) -> Service:
     clock, name = steady_clock(), digest_of(model)
     store.bind(name, contract.digest)
-    _keep_model(store.blobs, name, model)
+    store.blobs.write(model, store.blobs.model_path(name))
     if store.latest_round() is None:
         _begin(config, store, contract, holdout, clock)
     elif config.initial_weights is not None:
@@ -72,11 +73,6 @@ def _open(
     if not config.keep_updates:
         store.blobs.drop_updates_before(service.round_.number + service.is_finished)
     return service
-
-
-def _keep_model(blobs: Blobs, name: str, model: bytes) -> None:
-    if not blobs.model_path(name).exists():
-        blobs.write(model, blobs.model_path(name))
 
 
 def _begin(
@@ -102,14 +98,21 @@ def _check_same_start(store: Store, initial: bytes) -> None:
 
 
 def _check_files(store: Store) -> None:
-    """Raises StoreError if a file that the next steps need is gone."""
+    """Raises StoreError if a file that the next steps need is gone or damaged."""
     latest = store.latest_round()
     if latest is None:
         raise StoreError("the database has no round; restore a copy of it")
     round_, result = latest
-    needed = [store.blobs.version_path(result or round_.base_weights)]
+    newest = result or round_.base_weights
+    version = store.blobs.version_path(newest)
+    if not version.is_file() or digest_of(version.read_bytes()) != newest:
+        raise _damaged(version)
     if round_.phase != "done":
-        needed += [store.blobs.update_path(round_.number, u.sha256) for u in round_.updates.values()]
-    for path in needed:
-        if not path.is_file():
-            raise StoreError(f"{path} is missing; restore it from a copy of the data directory")
+        for update in round_.updates.values():
+            path = store.blobs.update_path(round_.number, update.sha256)
+            if not path.is_file() or path.stat().st_size != update.received_bytes:
+                raise _damaged(path)
+
+
+def _damaged(path: Path) -> StoreError:
+    return StoreError(f"{path} is missing or damaged; restore it from a copy of the data directory")

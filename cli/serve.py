@@ -81,6 +81,7 @@ def serve(config: ServerConfig, listener: socket.socket, ready: str) -> None:
         http="h11",  # httptools, the other parser, takes headers without end into memory
         log_config=None,
         access_log=False,
+        server_header=False,
         timeout_keep_alive=KEEP_ALIVE_SEC,
         timeout_graceful_shutdown=GRACE_SEC,
     )

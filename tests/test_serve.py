@@ -1,5 +1,6 @@
 """`fedfer serve` as a process: started, stopped, killed at any moment, started again, misused."""
 
+import argparse
 import hashlib
 import random
 import socket
@@ -26,8 +27,13 @@ from server_helpers import (
     wait_for_round,
 )
 
+from fedfer.aggregator.config import HoldoutSource, RoundSettings, ServerConfig
+from fedfer.aggregator.opening import running_service
+from fedfer.cli import serve
+from fedfer.cli.serve import listen
 from fedfer.export.checkpoint import checkpoint_bytes
 from fedfer.export.contract import Contract, read_contract
+from fedfer.model.errors import FedferError, UsageError
 
 
 @pytest.fixture(scope="module")
@@ -216,32 +222,60 @@ def test_given_weights_and_kept_updates(tiny_tflite: Path, tmp_path: Path, contr
         assert server.stop() == 0
     assert [path.read_bytes() for path in (data_dir / "updates" / "1").iterdir()] == [body]
     weights.write_bytes(synthetic_update(contract, 8))
-    said = failed_start(tiny_tflite, "--data-dir", data_dir, "--port", 0, "--weights", weights)
-    assert "started from weights" in said
+    refuses_to_open(ServerConfig(tiny_tflite, data_dir, weights), "started from weights")
 
 
 def test_clear_errors(tiny_tflite: Path, plain_tflite: Path, tmp_path: Path, contract: Contract) -> None:
+    """What stops a start is said in one line by the process, and in the same words by the parts."""
     data_dir = tmp_path / "data"
     with serving(tiny_tflite, data_dir) as server:
         said = failed_start(tiny_tflite, "--data-dir", data_dir, "--port", 0)
         assert "another server is using" in said
-        said = failed_start(tiny_tflite, "--data-dir", tmp_path / "other", "--port", server.port)
-        assert f"cannot listen on 127.0.0.1 port {server.port}" in said
+        with pytest.raises(UsageError, match=f"cannot listen on 127.0.0.1 port {server.port}"):
+            listen("127.0.0.1", server.port)
         assert server.stop() == 0
-    assert "holds model" in failed_start(plain_tflite, "--data-dir", data_dir, "--port", 0)
-    (data_dir / "versions").rename(data_dir / "lost")
-    assert "is missing" in failed_start(tiny_tflite, "--data-dir", data_dir, "--port", 0)
+    refuses_to_open(ServerConfig(plain_tflite, data_dir), "holds model")
+    newest = next((data_dir / "versions").iterdir())
+    newest.write_bytes(newest.read_bytes()[:-1] + b"?")
+    refuses_to_open(ServerConfig(tiny_tflite, data_dir), "missing or damaged")
+    newest.unlink()
+    refuses_to_open(ServerConfig(tiny_tflite, data_dir), "missing or damaged")
     (tmp_path / "file").write_text("")
-    assert "cannot use" in failed_start(tiny_tflite, "--data-dir", tmp_path / "file", "--port", 0)
-    assert "not a .tflite" in failed_start(tmp_path / "file", "--data-dir", data_dir)
-    assert "No such file" in failed_start(tmp_path / "none", "--data-dir", data_dir)
-    assert "min-clients is 5" in failed_start(
-        tiny_tflite, "--data-dir", data_dir, "--clients", 4, "--min-clients", 5
-    )
+    refuses_to_open(ServerConfig(tiny_tflite, tmp_path / "file"), "cannot use")
+    refuses_to_open(ServerConfig(tmp_path / "file", data_dir), "not a .tflite")
+    refuses_to_open(ServerConfig(tmp_path / "none", data_dir), "No such file")
+    refuses_to_open(ServerConfig(tiny_tflite, tmp_path / "new", runtime="none"), "'none' is not installed")
     bad = {name: np.full_like(w, np.nan) for name, w in synthetic_weights(contract, 0).items()}
     (tmp_path / "bad").write_bytes(checkpoint_bytes(bad, contract))
-    said = failed_start(tiny_tflite, "--data-dir", tmp_path / "new", "--weights", tmp_path / "bad")
-    assert "NaN or infinity" in said
+    refuses_to_open(ServerConfig(tiny_tflite, tmp_path / "new", tmp_path / "bad"), "NaN or infinity")
+
+
+def refuses_to_open(config: ServerConfig, words: str) -> None:
+    with pytest.raises(FedferError, match=words), running_service(config):
+        pass
+
+
+def test_options(tmp_path: Path) -> None:
+    """Defaults are the settings' own; options reach them."""
+    parser = argparse.ArgumentParser()
+    serve.add_arguments(parser)
+    plain = ["m.tflite", "--data-dir", "d"]
+    assert serve.config_of(parser.parse_args(plain)) == ServerConfig(Path("m.tflite"), Path("d"))
+    given = "--rounds 2 --clients 5 --min-clients 4 --deadline-sec 7 --local-epochs 1 --batch-size 8"
+    given += " --learning-rate 0.5 --holdout drawn --holdout-skip 3 --holdout-take 9 --data-seed 6"
+    given += " --runtime ai-edge-litert --keep-updates --weights w"
+    assert serve.config_of(parser.parse_args([*plain, *given.split()])) == ServerConfig(
+        Path("m.tflite"),
+        Path("d"),
+        initial_weights=Path("w"),
+        rounds=RoundSettings(5, 4, 7, 1, 8, 0.5),
+        num_rounds=2,
+        holdout=HoldoutSource("drawn", 3, 9, 6),
+        runtime="ai-edge-litert",
+        keep_updates=True,
+    )
+    with pytest.raises(UsageError, match="min-clients is 5"):
+        serve.config_of(parser.parse_args([*plain, "--clients", "4", "--min-clients", "5"]))
 
 
 def test_serving_imports_no_tensorflow() -> None:

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import socket
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 from attacks.hostile_checkpoints import hostile_bodies
-from attacks.hostile_requests import HostileRequest, Target, hostile_requests
+from attacks.hostile_requests import HostileRequest, Target, hostile_requests, post
 from server_helpers import Phone, Server, serving, synthetic_update, synthetic_weights, wait_for_round
 
 from fedfer.export.checkpoint import max_checkpoint_bytes
@@ -92,6 +93,10 @@ def test_connections_that_end_early(siege: Siege) -> None:
         with socket.create_connection(("127.0.0.1", siege.server.port)) as connection:
             connection.sendall(whole[:length])
         assert siege.client.get("/healthz").json() == {"status": "ok"}
+    enrol = post("/v1/devices", b'{"name": "a"}').replace(b"Length: 13", b"Length: 14")
+    with socket.create_connection(("127.0.0.1", siege.server.port)) as connection:
+        connection.sendall(enrol)
+    time.sleep(0.2)
     assert siege.state()[:2] == before[:2]
 
 
