@@ -11,7 +11,7 @@ for everything that follows, and with it three times the memory.
 
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 from unittest.mock import patch
 
@@ -23,6 +23,8 @@ import tensorflow as tf
 GOLDEN = -1640531527  # 0x9E3779B9
 MIX_1 = -2048144789  # 0x85EBCA6B
 MIX_2 = -1028477387  # 0xC2B2AE35
+# Channels-last only: these drop whole channels.
+SPATIAL = (keras.layers.SpatialDropout1D, keras.layers.SpatialDropout2D)
 
 
 def hash32(x: tf.Tensor) -> tf.Tensor:
@@ -71,11 +73,13 @@ def seeded_dropout(seed: tf.Tensor, labels: tf.Tensor) -> Iterator[None]:
         if not training or layer.rate == 0:
             return inputs
         shared = layer.noise_shape or [None] * inputs.shape.rank
-        if isinstance(layer, keras.layers.SpatialDropout2D):
-            shared = [None, 1, 1, None]
+        if isinstance(layer, SPATIAL):
+            shared = [None, *[1] * (inputs.shape.rank - 2), None]
         sizes = [size if fixed is None else fixed for size, fixed in zip(inputs.shape, shared, strict=True)]
         layer_seed = hash32(seed + next(calls) * GOLDEN % 2**31)
         return inputs * keep_mask(samples, sizes[1:], layer.rate, layer_seed)
 
-    with patch.object(keras.layers.Dropout, "call", call):
+    with ExitStack() as stack:
+        for kind in (keras.layers.Dropout, *SPATIAL):  # each of SPATIAL has a `call` of its own
+            stack.enter_context(patch.object(kind, "call", call))
         yield
