@@ -2,6 +2,7 @@
 
 import os
 import tempfile
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,10 @@ from numpy.typing import NDArray
 from fedfer.export.runtime import RUNTIMES
 
 Array = NDArray[Any]
+SEEDS = [*range(24), -1, 2**31 - 1, -(2**31), 20_1602]
+NUM_SAMPLES = 32
+FEATURES = [12, 12, 16]
+RATES = [0.05, 0.3, 0.5, 0.9]
 SIZES = [6, 6, 8]
 RATE = 0.3
 
@@ -25,12 +30,6 @@ def masks(num_samples: int, sizes: list[int], rate: float, seeds: list[int]) -> 
 
     samples = tf.range(1, num_samples + 1)
     return np.stack([keep_mask(samples, sizes, rate, tf.constant([seed])).numpy() for seed in seeds])
-
-
-def masks_by_rate(
-    num_samples: int, sizes: list[int], rates: list[float], seeds: list[int]
-) -> dict[float, Array]:
-    return {rate: masks(num_samples, sizes, rate, seeds) for rate in rates}
 
 
 def layer_outputs(seed: int) -> dict[str, Array]:
@@ -57,6 +56,33 @@ def layer_outputs(seed: int) -> dict[str, Array]:
             "not training": half(2.5 * ones, training=False),
         }
     return {name: output.numpy() for name, output in outputs.items()}
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """All that one process with TensorFlow draws for the tests."""
+
+    by_rate: dict[float, Array]  # f32[seeds, NUM_SAMPLES, *FEATURES]
+    few_samples: Array  # f32[2, 3, *FEATURES] at rate 0.3
+    vectors: Array  # f32[seeds, 64, 512] at rate 0.3
+    small: Array  # f32[seeds, 5, *SIZES] at rate RATE, as the model file draws them
+    outputs: dict[str, Array]
+    outputs_again: dict[str, Array]
+    outputs_of_another_seed: dict[str, Array]
+
+
+def draw(model_path: Path) -> Drawn:
+    """Draws everything; writes the `.tflite` of write_mask_model."""
+    write_mask_model(model_path)
+    return Drawn(
+        {rate: masks(NUM_SAMPLES, FEATURES, rate, SEEDS) for rate in RATES},
+        few_samples=masks(3, FEATURES, 0.3, SEEDS[:2]),
+        vectors=masks(64, [512], 0.3, SEEDS),
+        small=masks(5, SIZES, RATE, SEEDS),
+        outputs=layer_outputs(7),
+        outputs_again=layer_outputs(7),
+        outputs_of_another_seed=layer_outputs(8),
+    )
 
 
 def write_mask_model(path: Path) -> None:

@@ -7,31 +7,27 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from dropout_masks import (
-    RATE,
-    SIZES,
-    Array,
-    layer_outputs,
-    masks,
-    masks_by_rate,
-    run_mask_model,
-    write_mask_model,
-)
+from dropout_masks import NUM_SAMPLES, RATES, SEEDS, Array, Drawn, draw, run_mask_model
 
 from fedfer.export.isolation import call_isolated
 from fedfer.export.runtime import available_runtimes
 
-SEEDS = [*range(24), -1, 2**31 - 1, -(2**31), 20_1602]
-NUM_SAMPLES = 32
-FEATURES = [12, 12, 16]
-RATES = [0.05, 0.3, 0.5, 0.9]
 MOST_SIGMA = 4.5  # of some hundred standardised numbers, none should be beyond
 
 
 @pytest.fixture(scope="module")
-def drawn() -> dict[float, Array]:
-    """By rate: masks f32[seeds, samples, *FEATURES]."""
-    return call_isolated(masks_by_rate, NUM_SAMPLES, FEATURES, RATES, SEEDS)
+def mask_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("dropout") / "mask.tflite"
+
+
+@pytest.fixture(scope="module")
+def drawn(mask_model: Path) -> Drawn:
+    return call_isolated(draw, mask_model)
+
+
+@pytest.fixture(scope="module")
+def outputs(drawn: Drawn) -> dict[str, Array]:
+    return drawn.outputs
 
 
 def sigmas(kept: Array, rate: float, axes: tuple[int, ...]) -> Array:
@@ -43,24 +39,24 @@ def sigmas(kept: Array, rate: float, axes: tuple[int, ...]) -> Array:
 
 
 @pytest.mark.parametrize("rate", RATES)
-def test_values_are_0_or_the_inverse_of_what_is_kept(drawn: dict[float, Array], rate: float) -> None:
-    assert set(np.unique(drawn[rate])) == {np.float32(0), np.float32(1 / (1 - rate))}
+def test_values_are_0_or_the_inverse_of_what_is_kept(drawn: Drawn, rate: float) -> None:
+    assert set(np.unique(drawn.by_rate[rate])) == {np.float32(0), np.float32(1 / (1 - rate))}
 
 
 @pytest.mark.parametrize("rate", RATES)
 @pytest.mark.parametrize("kept_axis", [0, 1, 2, 3, 4], ids=["seed", "sample", "row", "column", "channel"])
-def test_share_kept(drawn: dict[float, Array], rate: float, kept_axis: int) -> None:
+def test_share_kept(drawn: Drawn, rate: float, kept_axis: int) -> None:
     """For each seed, sample, row, column and channel: as many kept as chance would, no more evenly."""
     axes = tuple(axis for axis in range(5) if axis != kept_axis)
-    deviations = sigmas(drawn[rate], rate, axes)
+    deviations = sigmas(drawn.by_rate[rate], rate, axes)
     assert np.abs(deviations).max() < MOST_SIGMA
     assert 0.3 < np.sqrt(np.mean(deviations**2)) < 1.8
 
 
 @pytest.mark.parametrize("rate", RATES)
-def test_single_places_are_as_random_as_seeds(drawn: dict[float, Array], rate: float) -> None:
+def test_single_places_are_as_random_as_seeds(drawn: Drawn, rate: float) -> None:
     """Over seeds and samples each place is kept as often as chance would, with the spread of chance."""
-    deviations = sigmas(drawn[rate], rate, (0, 1))
+    deviations = sigmas(drawn.by_rate[rate], rate, (0, 1))
     assert np.abs(deviations).max() < MOST_SIGMA + 0.5  # 2,304 numbers
     assert 0.95 < np.std(deviations) < 1.05
 
@@ -68,10 +64,8 @@ def test_single_places_are_as_random_as_seeds(drawn: dict[float, Array], rate: f
 @pytest.mark.parametrize("rate", RATES)
 @pytest.mark.parametrize("axis", [0, 1, 2, 3, 4], ids=["seed", "sample", "row", "column", "channel"])
 @pytest.mark.parametrize("distance", [1, 2, 4])
-def test_neighbours_are_not_correlated(
-    drawn: dict[float, Array], rate: float, axis: int, distance: int
-) -> None:
-    kept = (drawn[rate] != 0).astype(np.float64)
+def test_neighbours_are_not_correlated(drawn: Drawn, rate: float, axis: int, distance: int) -> None:
+    kept = (drawn.by_rate[rate] != 0).astype(np.float64)
     if axis == 0:
         kept = kept[:24]  # seeds 0, 1, 2 ...
     count = kept.shape[axis]
@@ -80,28 +74,21 @@ def test_neighbours_are_not_correlated(
     assert abs(np.corrcoef(one, other)[0, 1]) * np.sqrt(one.size) < MOST_SIGMA
 
 
-def test_seeds_samples_and_places_differ(drawn: dict[float, Array]) -> None:
-    kept = drawn[0.5] != 0
+def test_seeds_samples_and_places_differ(drawn: Drawn) -> None:
+    kept = drawn.by_rate[0.5] != 0
     by_sample = kept.reshape(len(SEEDS) * NUM_SAMPLES, -1)
     assert len(np.unique(by_sample, axis=0)) == len(by_sample)
     by_place = np.moveaxis(kept, (0, 1), (-2, -1)).reshape(-1, len(SEEDS) * NUM_SAMPLES)
     assert len(np.unique(by_place, axis=0)) == len(by_place)
 
 
-def test_masks_do_not_depend_on_the_batch(drawn: dict[float, Array]) -> None:
+def test_masks_do_not_depend_on_the_batch(drawn: Drawn) -> None:
     """The first samples of a batch get the same masks however large the batch is."""
-    few = call_isolated(masks, 3, FEATURES, 0.3, SEEDS[:2])
-    np.testing.assert_array_equal(few, drawn[0.3][:2, :3])
+    np.testing.assert_array_equal(drawn.few_samples, drawn.by_rate[0.3][:2, :3])
 
 
-def test_vectors_as_well_as_images() -> None:
-    deviations = sigmas(call_isolated(masks, 64, [512], 0.3, SEEDS), 0.3, (1, 2))
-    assert np.abs(deviations).max() < MOST_SIGMA
-
-
-@pytest.fixture(scope="module")
-def outputs() -> dict[str, Array]:
-    return call_isolated(layer_outputs, 7)
+def test_vectors_as_well_as_images(drawn: Drawn) -> None:
+    assert np.abs(sigmas(drawn.vectors, 0.3, (1, 2))).max() < MOST_SIGMA
 
 
 def test_layers_of_equal_size_differ(outputs: dict[str, Array]) -> None:
@@ -134,17 +121,14 @@ def test_identity_at_rate_0_and_outside_training(outputs: dict[str, Array]) -> N
     assert np.all(outputs["not training"] == 2.5)
 
 
-def test_same_seed_same_outputs_and_another_others(outputs: dict[str, Array]) -> None:
-    again, other = call_isolated(layer_outputs, 7), call_isolated(layer_outputs, 8)
+def test_same_seed_same_outputs_and_another_others(drawn: Drawn) -> None:
     for name in ("first", "second", "dense", "spatial"):
-        np.testing.assert_array_equal(again[name], outputs[name])
-        assert np.any(other[name] != outputs[name])
+        np.testing.assert_array_equal(drawn.outputs_again[name], drawn.outputs[name])
+        assert np.any(drawn.outputs_of_another_seed[name] != drawn.outputs[name])
 
 
-def test_runtimes_draw_tensorflows_masks(tmp_path: Path) -> None:
+@pytest.mark.parametrize("runtime", available_runtimes())
+def test_runtimes_draw_tensorflows_masks(drawn: Drawn, mask_model: Path, runtime: str) -> None:
     """Integer arithmetic that wraps around is the same everywhere, bit for bit."""
-    path = tmp_path / "mask.tflite"
-    call_isolated(write_mask_model, path)
-    expected = call_isolated(masks, 5, SIZES, RATE, SEEDS)
-    for runtime in available_runtimes():
-        np.testing.assert_array_equal(call_isolated(run_mask_model, path, runtime, 5, SEEDS), expected)
+    observed = call_isolated(run_mask_model, mask_model, runtime, drawn.small.shape[1], SEEDS)
+    np.testing.assert_array_equal(observed, drawn.small)
