@@ -1,6 +1,6 @@
 """HTTP with one aggregator: bounded answers, refusals as errors, and patience.
 
-Connection errors, timeouts, 5xx and 429 are tried again with growing pauses until the policy gives up
+Connection errors, timeouts, 5xx, 408 and 429 are tried again with growing pauses until the policy gives up
 (ServerUnreachableError); any other answer than 2xx raises RefusedError with the server's code and reason.
 """
 
@@ -23,6 +23,8 @@ READ_TIMEOUT_SEC = 60.0
 MAX_REPLY_BYTES = 4 * 2**20
 MAX_REFUSAL_BYTES = 64 * 2**10
 MAX_REASON_CHARS = 500
+# Answers that say nothing against the request itself: its body came too slowly, or too many came.
+TRANSIENT_STATUSES = (httpx.codes.REQUEST_TIMEOUT, httpx.codes.TOO_MANY_REQUESTS)
 
 
 @dataclass(frozen=True)
@@ -122,7 +124,7 @@ class Connection:
     def _refusal(self, response: httpx.Response) -> Exception:
         """What an answer other than 2xx means."""
         status = response.status_code
-        if status >= 500 or status == httpx.codes.TOO_MANY_REQUESTS:
+        if status >= 500 or status in TRANSIENT_STATUSES:
             wait_sec = parse_retry_after(response.headers.get("Retry-After"), datetime.now(UTC))
             return TransientError(f"HTTP {status}", wait_sec)
         code, reason = read_refusal(self._read(response, MAX_REFUSAL_BYTES), status)

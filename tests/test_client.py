@@ -97,7 +97,7 @@ def test_a_server_that_is_down_is_given_up_on_after_growing_pauses(connect: Conn
     assert f"trying again in {paused.pauses[0]:.1f} s" in paused.notes[0]
 
 
-@pytest.mark.parametrize("status", [500, 502, 503, 429])
+@pytest.mark.parametrize("status", [500, 502, 503, 408, 429])
 def test_an_answer_that_may_pass_is_tried_again(status: int, connect: Connect) -> None:
     fault = refusal(status, "store_failed")
     with serving({"POST /v1/work": [fault, fault, reply(WAIT)]}) as server:
