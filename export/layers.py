@@ -9,10 +9,12 @@ from unittest.mock import patch
 import keras
 import tensorflow as tf
 
+from fedfer.export.convolution import convolve
 from fedfer.export.normalization import train_batch_norm
 
 _batch_norm_call = keras.layers.BatchNormalization.call
 _flatten_call = keras.layers.Flatten.call
+_convolution_op = keras.layers.Conv2D.convolution_op
 
 
 @contextmanager
@@ -21,6 +23,7 @@ def phone_layers() -> Iterator[None]:
     with ExitStack() as stack:
         stack.enter_context(patch.object(keras.layers.BatchNormalization, "call", _batch_norm))
         stack.enter_context(patch.object(keras.layers.Flatten, "call", _flatten))
+        stack.enter_context(patch.object(keras.layers.Conv2D, "convolution_op", _convolve))
         yield
 
 
@@ -38,3 +41,12 @@ def _flatten(layer: Any, inputs: tf.Tensor) -> tf.Tensor:
     if None in sizes or layer.data_format != "channels_last":
         return _flatten_call(layer, inputs)
     return tf.reshape(inputs, [-1, math.prod(sizes)])
+
+
+def _convolve(layer: Any, inputs: tf.Tensor, kernel: Any) -> tf.Tensor:
+    """Plain convolutions with stride 1: fedfer.export.convolution."""
+    plain = tuple(layer.strides) == (1, 1) and layer.groups == 1 and layer.data_format == "channels_last"
+    if not plain or None in inputs.shape[1:]:
+        return _convolution_op(layer, inputs, kernel)
+    filters = tf.convert_to_tensor(kernel)
+    return convolve(inputs, filters, layer.padding.upper(), list(layer.dilation_rate))

@@ -71,7 +71,8 @@ class TrainableModel(tf.Module):  # type: ignore[misc]
         return {"loss": tf.reshape(loss, [1]), "accuracy": tf.reshape(accuracy, [1])}
 
     def infer(self, images: tf.Tensor) -> dict[str, tf.Tensor]:
-        return {"probabilities": self.model(images, training=False)}
+        with phone_layers():
+            return {"probabilities": self.model(images, training=False)}
 
     def save(self, request: tf.Tensor) -> dict[str, tf.Tensor]:
         """`request` is ignored: Java's runSignature refuses a call without inputs."""

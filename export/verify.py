@@ -20,8 +20,8 @@ from fedfer.model.errors import ExportError
 
 LOSS_TOLERANCE = 1e-4  # relative
 # Of a tensor's step, and of all weights, as vectors. Wide because rounding decides single ReLUs and maxima
-# that are nearly ties: Keras's own step differs by up to 1.3e-2 when its input changes in the 7th digit. The step of a
-# wrong gradient is off by 0.1 and more.
+# that are nearly ties: Keras's own step differs by up to 1.3e-2 when its input changes in the 7th digit. The
+# step of a wrong gradient is off by 0.1 and more.
 STEP_TOLERANCE = 5e-2
 WEIGHTS_TOLERANCE = 1e-3
 CHECK_SEED = 20_1602  # any fixed number
@@ -72,8 +72,8 @@ def _static_findings(content: bytes) -> Iterator[Finding]:
 def wave_images(rng: np.random.Generator, count: int, shape: tuple[int, int, int]) -> NDArray[np.float32]:
     """Images f32[count,H,W,C] in 0..1, each of a few waves of its own, unlike each other.
 
-    White noise would not do: all its images look alike to deep layers, where BatchNorm then magnifies rounding
-    (an input changed by 1e-7 moves the updated weights by 1e-2; with these by 1e-5).
+    White noise would not do: all its images look alike to deep layers, where BatchNorm then magnifies
+    rounding (an input changed by 1e-7 moves the updated weights by 1e-2; with these by 1e-5).
     """
     height, width, channels = shape
     rows, columns = np.arange(height)[:, None, None] / height, np.arange(width)[None, :, None] / width

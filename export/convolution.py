@@ -1,0 +1,105 @@
+"""Convolutions as matrix products over shifted images, forwards and backwards.
+
+CONV_2D whose filter is not a constant misses the fast kernels of every runtime (25 GFLOP/s on one thread
+against 60 to 120 of a matrix product) and would take half of a training step.
+x [B,H,W,C], filters [kh,kw,C,F], y and dy [B,h,w,F], all float32; only B may be unknown.
+"""
+
+from collections.abc import Callable
+
+import tensorflow as tf
+
+from fedfer.export.padding import Pads, every, image_size, pad_images, pads_of
+from fedfer.model.errors import ExportError
+
+# Images with fewer channels are laid side by side until the product is this deep: shallow ones are slow.
+MIN_DEPTH = 64
+OVERRIDES = {"Conv2D": "FedferConv2D"}
+Gradient = Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
+
+
+def convolve(x: tf.Tensor, filters: tf.Tensor, padding: str, dilations: list[int]) -> tf.Tensor:
+    """tf.nn.conv2d with stride 1, as products; `padding` is 'SAME' or 'VALID'."""
+    pads = pads_of(padding, image_size(x), _window(filters), [1, 1], dilations)
+
+    @tf.custom_gradient  # type: ignore[untyped-decorator]
+    def product(x: tf.Tensor, filters: tf.Tensor) -> tuple[tf.Tensor, Gradient]:
+        def gradient(dy: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            to_filters = _filter_gradient(x, dy, _window(filters), [1, 1], dilations, pads)
+            return _input_gradient(filters, dy, dilations, pads), to_filters
+
+        return _sum_of_products(x, filters, dilations, pads), gradient
+
+    return product(x, filters)
+
+
+@tf.RegisterGradient("FedferConv2D")  # type: ignore[untyped-decorator]
+def _conv2d_gradient(op: tf.Operation, dy: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    x, filters = op.inputs
+    strides, dilations = op.get_attr("strides")[1:3], op.get_attr("dilations")[1:3]
+    padding = op.get_attr("padding").decode()
+    if op.get_attr("data_format") != b"NHWC" or filters.shape[2] != x.shape[3]:
+        raise ExportError(f"{op.name}: only channels-last convolutions without groups can be exported")
+    if strides != [1, 1] and dilations != [1, 1]:
+        raise ExportError(f"{op.name}: stride and dilation together cannot be exported; use one of them")
+    pads = pads_of(padding, image_size(x), _window(filters), strides, dilations)
+    if strides == [1, 1]:
+        to_x = _input_gradient(filters, dy, dilations, pads)
+    else:
+        to_x = tf.nn.conv2d_transpose(dy, filters, tf.shape(x), strides, padding)
+    return to_x, _filter_gradient(x, dy, _window(filters), strides, dilations, pads)
+
+
+def _window(filters: tf.Tensor) -> list[int]:
+    return [int(size) for size in filters.shape[:2]]
+
+
+def _shifts(window: list[int]) -> list[tuple[int, int]]:
+    return [(i, j) for i in range(window[0]) for j in range(window[1])]
+
+
+def _patches(
+    x: tf.Tensor, window: list[int], size: list[int], strides: list[int], dilations: list[int], pads: Pads
+) -> list[tf.Tensor]:
+    """x as each place of the window sees it: matrices [B*h*w, n*C], n neighbouring places side by side."""
+    padded = pad_images(x, pads)
+    starts = [(i * dilations[0], j * dilations[1]) for i, j in _shifts(window)]
+    shifted = [tf.reshape(every(padded, start, size, strides), [-1, x.shape[3]]) for start in starts]
+    together = -(-MIN_DEPTH // int(x.shape[3]))
+    groups = [shifted[k : k + together] for k in range(0, len(shifted), together)]
+    return [tf.concat(group, axis=1) if len(group) > 1 else group[0] for group in groups]
+
+
+def _sum_of_products(x: tf.Tensor, filters: tf.Tensor, dilations: list[int], pads: Pads) -> tf.Tensor:
+    """The convolution with stride 1: sum over the window of (x shifted) times (the filter there)."""
+    window, (channels, num_filters) = _window(filters), filters.shape[2:]
+    size = [
+        n + sum(p) - (k - 1) * d for n, p, k, d in zip(image_size(x), pads, window, dilations, strict=True)
+    ]
+    rows = tf.reshape(filters, [window[0] * window[1] * channels, num_filters])
+    result, done = None, 0
+    for patch in _patches(x, window, size, [1, 1], dilations, pads):
+        part = tf.matmul(patch, rows[done : done + patch.shape[1]])
+        result, done = part if result is None else result + part, done + patch.shape[1]
+    return tf.reshape(result, [-1, *size, num_filters])
+
+
+def _input_gradient(filters: tf.Tensor, dy: tf.Tensor, dilations: list[int], pads: Pads) -> tf.Tensor:
+    """For stride 1: the convolution of dy with the filters turned by half a turn, C and F exchanged."""
+    window = _window(filters)
+    reach = [(k - 1) * d for k, d in zip(window, dilations, strict=True)]
+    around = [[r - first, r - last] for r, (first, last) in zip(reach, pads, strict=True)]
+    # REVERSE_V2 over two axes at once is silently wrong in tflite-runtime 2.14.
+    flat = tf.reshape(filters, [window[0] * window[1], *filters.shape[2:]])
+    turned = tf.transpose(tf.reverse(flat, [0]), [0, 2, 1])
+    return _sum_of_products(dy, tf.reshape(turned, [*window, *turned.shape[1:]]), dilations, around)
+
+
+def _filter_gradient(
+    x: tf.Tensor, dy: tf.Tensor, window: list[int], strides: list[int], dilations: list[int], pads: Pads
+) -> tf.Tensor:
+    """dW[i,j] = (x as place (i,j) of the window sees it), transposed, times dy."""
+    rows = tf.reshape(dy, [-1, dy.shape[3]])
+    patches = _patches(x, window, image_size(dy), strides, dilations, pads)
+    parts = [tf.matmul(patch, rows, transpose_a=True) for patch in patches]
+    return tf.reshape(tf.concat(parts, axis=0), [*window, x.shape[3], dy.shape[3]])

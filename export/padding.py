@@ -1,0 +1,43 @@
+"""Sizes and paddings of images f32[B,H,W,C], as numbers known before anything runs."""
+
+import tensorflow as tf
+
+from fedfer.model.errors import ExportError
+
+Pads = list[list[int]]  # [[top, bottom], [left, right]]
+NO_PADS: Pads = [[0, 0], [0, 0]]
+
+
+def image_size(images: tf.Tensor) -> list[int]:
+    """(H, W): both must be fixed. Raises ExportError."""
+    height, width = images.shape[1:3]
+    if height is None or width is None:
+        raise ExportError(f"{images.name}: image size is not fixed; give the model an input shape with one")
+    return [int(height), int(width)]
+
+
+def pads_of(
+    padding: str, size: list[int], window: list[int], strides: list[int], dilations: list[int]
+) -> Pads:
+    """What 'SAME' or 'VALID' adds around images of `size`; as in TensorFlow the odd one goes last."""
+    if padding == "VALID":
+        return NO_PADS
+    pads = []
+    for n, k, s, d in zip(size, window, strides, dilations, strict=True):
+        total = max((-(-n // s) - 1) * s + (k - 1) * d + 1 - n, 0)
+        pads.append([total // 2, total - total // 2])
+    return pads
+
+
+def pad_images(images: tf.Tensor, pads: Pads, value: float = 0.0) -> tf.Tensor:
+    """Images with rows and columns of `value` around; themselves for no pads."""
+    if pads == NO_PADS:
+        return images
+    return tf.pad(images, [[0, 0], *pads, [0, 0]], constant_values=value)
+
+
+def every(images: tf.Tensor, start: tuple[int, int], size: list[int], strides: list[int]) -> tf.Tensor:
+    """`size` rows and columns of the images from `start` on, every `strides`-th."""
+    (top, left), (height, width) = start, size
+    bottom, right = top + (height - 1) * strides[0] + 1, left + (width - 1) * strides[1] + 1
+    return images[:, top : bottom : strides[0], left : right : strides[1], :]
