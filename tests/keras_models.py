@@ -10,7 +10,7 @@ LABELS = ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral")
 
 
 def tiny_model(dropout: float = 0.3) -> keras.Model:
-    """Two convolutions with BatchNorm, pooling and dropout: 48x48x1 -> 7 probabilities, 14,615 parameters."""
+    """Two convolutions with BatchNorm, pooling and dropout: 48x48x1 -> 7 probabilities, 16,007 parameters."""
     keras.utils.set_random_seed(0)
     layers = [
         keras.layers.Input((48, 48, 1)),
