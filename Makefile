@@ -20,7 +20,7 @@ check: .venv/.ready
 	$(BIN)/mypy
 
 .venv/.ready: requirements.lock pyproject.toml editable_links.py
-	@echo "Setting up .venv from requirements.lock (about 1.5 GB on disk, minutes the first time) ..."
+	@echo "Setting up .venv from requirements.lock (about 2 GB on disk, minutes the first time) ..."
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --require-hashes --no-deps -r requirements.lock
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .

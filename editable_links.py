@@ -10,7 +10,7 @@ from typing import Any
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 
-class EditableLinks(BuildHookInterface):  # type: ignore[misc]
+class EditableLinks(BuildHookInterface[Any]):
     """Makes the links; does nothing for a standard wheel or an sdist."""
 
     PLUGIN_NAME = "custom"
