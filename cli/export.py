@@ -17,7 +17,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from fedfer.cli.quiet import quiet_tensorflow
+    from fedfer.model.errors import UsageError
 
+    if not 0 < args.learning_rate < float("inf"):
+        raise UsageError(f"expected a learning rate above 0; received {args.learning_rate}")
     with quiet_tensorflow():
         from fedfer.export.contract import TrainingSettings, read_contract
         from fedfer.export.tflite import convert
@@ -40,13 +43,18 @@ def run(args: argparse.Namespace) -> int:
 
 def write_whole(path: Path, content: bytes) -> None:
     """Writes the file under another name and renames it: nobody sees half of it. Raises UsageError."""
+    from contextlib import suppress
+
     from fedfer.model.errors import UsageError
 
+    if not path.name:
+        raise UsageError(f"cannot write {path}: it names no file; choose another --output")
     part = path.with_name(path.name + ".part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         part.write_bytes(content)
         part.replace(path)
     except OSError as error:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):
+            part.unlink()
         raise UsageError(f"cannot write {path}: {error.strerror}; choose another --output") from None

@@ -1,43 +1,120 @@
-"""Calls in a process of their own: what goes in, what comes out, what does not."""
+"""Calling a function in a process of its own: what comes back, how it fails, and how it ends."""
 
+import os
+import signal
 import subprocess
 import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
 
+import isolated_functions as functions
+import numpy as np
 import pytest
-from isolation_helpers import chatty, die, divide, doubled
 
 from fedfer.export.isolation import call_isolated
-from fedfer.model.errors import InterpreterError
+from fedfer.model.errors import CheckpointError, InterpreterError, RefusedError
 
-CHATTY = (
-    "import isolation_helpers as h, fedfer.export.isolation as i; assert i.call_isolated(h.chatty, 1) == 2"
-)
-
-
-def test_large_arguments_and_results_pass() -> None:
-    """More than the buffers of pipes hold."""
-    data = bytes(range(256)) * 4096 * 8
-    assert call_isolated(doubled, data) == data * 2
+TESTS = Path(__file__).parent
+MOST_SEC = 30.0
 
 
-def test_what_the_function_raises_is_raised_here() -> None:
-    with pytest.raises(ZeroDivisionError):
-        call_isolated(divide, 1)
+def test_arguments_and_result_travel() -> None:
+    assert call_isolated(functions.add, 2, b=3) == 5
+    numbers = np.arange(3_000_000, dtype=np.float32)  # 12 MB: more than any pipe holds
+    np.testing.assert_array_equal(call_isolated(functions.doubled, numbers), 2 * numbers)
 
 
-def test_a_process_that_dies_is_named_with_its_last_words() -> None:
-    with pytest.raises(InterpreterError, match=r"ran die died with exit code 7 \['out of fuel'\]"):
-        call_isolated(die, "out of fuel")
+def test_each_call_has_a_process_of_its_own() -> None:
+    here, one, other = os.getpid(), *(call_isolated(functions.process_id) for _ in range(2))
+    assert len({here, one, other}) == 3
 
 
-def test_a_process_that_dies_before_it_has_read_the_call_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "executable", "/bin/false")
-    with pytest.raises(InterpreterError, match="exit code 1"):
-        call_isolated(doubled, bytes(2**20))
+def test_the_process_starts_afresh() -> None:
+    """It imports the function's module and not what the caller has; it searches where the caller does."""
+    loaded = call_isolated(functions.loaded_modules)
+    assert {"isolated_functions", "fedfer.export.isolation"} <= loaded
+    assert "pytest" not in loaded
+    assert call_isolated(functions.search_path) == sys.path
 
 
-def test_what_the_function_prints_stays_off_the_terminal() -> None:
-    program = f"import sys; sys.path[:] = {sys.path!r}; {CHATTY}"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-    assert call_isolated(chatty, 5) == 6
+def test_prints_do_not_mix_with_the_result(capfd: pytest.CaptureFixture[str]) -> None:
+    assert call_isolated(functions.print_in_every_way) == "result"
+    assert capfd.readouterr() == ("", "")
+
+
+def test_errors_are_raised_here_as_they_were_there() -> None:
+    with pytest.raises(ValueError, match="three") as value:
+        call_isolated(functions.fail, "value")
+    assert value.value.args == ("three", 3)
+    with pytest.raises(CheckpointError, match=r"^no$") as checkpoint:
+        call_isolated(functions.fail, "checkpoint")
+    assert checkpoint.value.code == "not_finite"
+    with pytest.raises(RefusedError, match=r"^gone$") as refused:
+        call_isolated(functions.fail, "refused")
+    assert (refused.value.code, refused.value.status) == ("round_over", 409)
+
+
+@pytest.mark.parametrize(("how", "code"), [("exit", 3), ("sys.exit", 4), ("crash", -signal.SIGSEGV)])
+def test_a_process_that_dies_is_named_with_its_last_words(how: str, code: int) -> None:
+    message = rf"the process that ran die died with exit code {code} \['last words'\]"
+    with pytest.raises(InterpreterError, match=message):
+        call_isolated(functions.die, how)
+
+
+def test_a_result_that_cannot_travel_is_an_error() -> None:
+    with pytest.raises(InterpreterError, match="return_what_cannot_travel died with exit code 1"):
+        call_isolated(functions.return_what_cannot_travel)
+
+
+def test_calls_within_calls_and_beside_each_other() -> None:
+    assert call_isolated(functions.nested, 4) == 5
+    results: dict[int, int] = {}
+
+    def call(number: int) -> None:
+        results[number] = call_isolated(functions.add, number, b=number)
+
+    threads = [threading.Thread(target=call, args=[number]) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert results == {number: 2 * number for number in range(4)}
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + MOST_SEC
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def is_running(process_id: int) -> bool:
+    """Whether it runs; a zombie, which waits for its parent only, does not."""
+    try:
+        status = Path(f"/proc/{process_id}/stat").read_text()
+    except FileNotFoundError:
+        return False
+    return status.rpartition(")")[2].split()[0] != "Z"
+
+
+@pytest.mark.parametrize("kill", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_the_process_ends_with_its_caller(tmp_path: Path, kill: signal.Signals) -> None:
+    marker = tmp_path / "started"
+    code = (
+        "import sys, isolated_functions as f; from pathlib import Path\n"
+        "from fedfer.export.isolation import call_isolated\n"
+        "call_isolated(f.stay, Path(sys.argv[1]))\n"
+    )
+    caller = subprocess.Popen(
+        [sys.executable, "-c", code, str(marker)],
+        env={**os.environ, "PYTHONPATH": str(TESTS)},
+        stderr=subprocess.DEVNULL,
+    )
+    wait_for(marker.exists)
+    process_id = int(marker.read_text())
+    assert is_running(process_id)
+    caller.send_signal(kill)
+    caller.wait(MOST_SEC)
+    wait_for(lambda: not is_running(process_id))
