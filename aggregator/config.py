@@ -4,11 +4,13 @@
 server started again with other settings applies them from its next round on.
 """
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 
 from fedfer.model.errors import UsageError
+
+MAX_CLIENTS = 10_000  # the record of a larger round would be more than devices read of one answer (4 MiB)
+MAX_LEARNING_RATE = 1e6  # what devices take
 
 
 def _require(condition: bool, name: str, value: object, expected: str) -> None:
@@ -30,7 +32,7 @@ class RoundSettings:
 
     def __post_init__(self) -> None:
         """Raises UsageError for numbers that cannot make a round."""
-        _require(1 <= self.num_clients <= 100_000, "clients", self.num_clients, "1 to 100000")
+        _require(1 <= self.num_clients <= MAX_CLIENTS, "clients", self.num_clients, f"1 to {MAX_CLIENTS}")
         _require(
             1 <= self.required_clients <= self.num_clients, "min-clients", self.min_clients, "1 to clients"
         )
@@ -38,8 +40,8 @@ class RoundSettings:
         _require(1 <= self.local_epochs <= 10_000, "local-epochs", self.local_epochs, "1 to 10000")
         _require(1 <= self.batch_size <= 1_000_000, "batch-size", self.batch_size, "1 to 1000000")
         rate = self.learning_rate
-        valid = rate is None or (math.isfinite(rate) and rate > 0)
-        _require(valid, "learning-rate", rate, "a number above 0")
+        valid = rate is None or 0 < rate <= MAX_LEARNING_RATE
+        _require(valid, "learning-rate", rate, f"a number above 0, at most {MAX_LEARNING_RATE:g}")
 
     @property
     def required_clients(self) -> int:

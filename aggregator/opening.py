@@ -4,6 +4,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from fedfer.aggregator import rounds
@@ -11,6 +12,7 @@ from fedfer.aggregator.blobs import Blobs
 from fedfer.aggregator.closer import Closer, log_state
 from fedfer.aggregator.config import ServerConfig
 from fedfer.aggregator.model_runs import initial_checkpoint, load_holdout, measure_version
+from fedfer.aggregator.rounds import Round
 from fedfer.aggregator.service import Service
 from fedfer.aggregator.store import Store, result_of
 from fedfer.export.checkpoint import digest_of
@@ -29,7 +31,10 @@ def running_service(config: ServerConfig) -> Iterator[Service]:
     contract = read_contract(model)
     holdout = load_holdout(config, contract)
     with closing(_open_store(config)) as store:
-        service = _open(config, store, contract, model, holdout)
+        try:
+            service = _open(config, store, contract, model, holdout)
+        except OSError as error:
+            raise StoreError(f"cannot write to {config.data_dir}: {error.strerror}") from None
         closer = Closer(service, holdout)
         log_state(service)
         closer.start()
@@ -69,6 +74,7 @@ def _open(
         _check_same_start(store, initial_checkpoint(config, contract))
     _check_files(store)
     service = Service(config, store, contract, name, clock, len(holdout) if holdout else 0)
+    _tell_of_settings(service.round_, config)
     service.resume()
     if not config.keep_updates:
         store.blobs.drop_updates_before(service.round_.number + service.is_finished)
@@ -112,6 +118,17 @@ def _check_files(store: Store) -> None:
             path = store.blobs.update_path(round_.number, update.sha256)
             if not path.is_file() or path.stat().st_size != update.received_bytes:
                 raise _damaged(path)
+
+
+def _tell_of_settings(round_: Round, config: ServerConfig) -> None:
+    """An open round goes on as it began; who gave other settings has to know."""
+    wanted = replace(config.rounds, min_clients=config.rounds.required_clients)
+    if round_.phase == "open" and round_.settings != wanted:
+        logger.warning(
+            "round %d goes on as it was opened, with %s; the settings given now hold from the next round on",
+            round_.number,
+            round_.settings,
+        )
 
 
 def _damaged(path: Path) -> StoreError:

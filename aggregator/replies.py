@@ -1,5 +1,6 @@
 """The JSON that the aggregator takes and gives, as docs/protocol.md has it."""
 
+import math
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
@@ -169,10 +170,10 @@ _SAME_NAMES = {
 
 
 def _weighted(values: list[tuple[float, int]]) -> float | None:
-    """Mean of (value, num_examples) pairs, None without any."""
+    """Mean of (value, num_examples) pairs, None without any; the same whatever their order."""
     if not values:
         return None
-    return sum(value * count for value, count in values) / sum(count for _, count in values)
+    return math.fsum(value * count for value, count in values) / sum(count for _, count in values)
 
 
 def _iso(seconds: float) -> str:

@@ -36,11 +36,21 @@ class DemoPlan:
 
     def __post_init__(self) -> None:
         """Raises UsageError for numbers that would only fail later, in a child."""
+        from fedfer.aggregator.config import RoundSettings
+        from fedfer.model.partition import check_alpha
+
         counts = ("devices", "examples_per_device", "rounds", "local_epochs", "batch_size", "holdout_take")
         for name in (*counts, "num_processes"):
             if getattr(self, name) < 1:
                 option = name.removeprefix("num_").replace("_", "-")
                 raise UsageError(f"expected --{option} of at least 1; received {getattr(self, name)}")
+        RoundSettings(
+            num_clients=self.devices,
+            local_epochs=self.local_epochs,
+            batch_size=self.batch_size,
+            learning_rate=self.learning_rate,
+        )
+        check_alpha(self.alpha)
 
     @property
     def num_processes(self) -> int:

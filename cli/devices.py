@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fedfer.android_stub.backoff import RetryPolicy
+from fedfer.model.errors import UsageError
 
 if TYPE_CHECKING:
     from fedfer.android_stub.events import Event
@@ -85,6 +86,11 @@ def load_holdings(args: argparse.Namespace) -> "list[LabelledImages]":
     from fedfer.model.partition import partition
     from fedfer.model.sources import DRAWN, load_images
 
+    if args.count < 1 or (args.examples_per_device is not None and args.examples_per_device < 1):
+        raise UsageError(
+            "expected --count and --examples-per-device of at least 1; "
+            f"received {args.count} and {args.examples_per_device}"
+        )
     take = args.take
     if take is None and args.data == DRAWN and args.examples_per_device and args.partition != "dirichlet":
         take = args.count * args.examples_per_device  # faces have no end; draw those that are needed

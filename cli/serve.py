@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from fedfer.aggregator.config import HoldoutSource, RoundSettings, ServerConfig
-from fedfer.model.errors import FedferError, UsageError
+from fedfer.model.errors import UsageError
 
 HELP = "run the aggregator that devices train with"
 GRACE_SEC = 5  # for calls that are being answered when the server is stopped
@@ -41,7 +41,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--holdout-skip", type=int, default=HoldoutSource.skip, help="images of the holdout source to skip")
     add("--holdout-take", type=int, help="images of the holdout source to take; all if not given")
     add("--data-seed", type=int, default=HoldoutSource.seed, help="seed of drawn images")
-    add("--runtime", default=ServerConfig.runtime, help="auto, tflite-runtime or ai-edge-litert")
+    add(
+        "--runtime",
+        choices=("auto", "tflite-runtime", "ai-edge-litert"),
+        default=ServerConfig.runtime,
+        help="what runs the .tflite; auto takes the first that is installed",
+    )
     add("--keep-updates", action="store_true", help="keep the updates' files after their round")
 
 
@@ -65,6 +70,7 @@ def serve(config: ServerConfig, listener: socket.socket, ready: str) -> None:
     import uvicorn
 
     from fedfer.aggregator.app import create_app
+    from fedfer.aggregator.connections import PatientH11
 
     app = create_app(config)
 
@@ -78,7 +84,7 @@ def serve(config: ServerConfig, listener: socket.socket, ready: str) -> None:
 
     settings = uvicorn.Config(
         app,
-        http="h11",  # httptools, the other parser, takes headers without end into memory
+        http=PatientH11,  # on h11: httptools, the other parser, takes headers without end into memory
         log_config=None,
         access_log=False,
         server_header=False,
@@ -96,7 +102,7 @@ def serve(config: ServerConfig, listener: socket.socket, ready: str) -> None:
         server.run(sockets=[listener])
     except SystemExit:  # how uvicorn leaves when the application cannot start
         error = app.state.startup_error
-        if isinstance(error, FedferError):
+        if error is not None:
             raise error from None
         raise
 
@@ -104,7 +110,10 @@ def serve(config: ServerConfig, listener: socket.socket, ready: str) -> None:
 def config_of(args: argparse.Namespace) -> ServerConfig:
     """The settings that the arguments stand for. Raises UsageError."""
     holdout = None
-    if args.holdout is not None:
+    if args.holdout is None:
+        if args.holdout_take is not None or args.holdout_skip != HoldoutSource.skip:
+            raise UsageError("--holdout-take and --holdout-skip are of no use without --holdout SOURCE")
+    else:
         holdout = HoldoutSource(args.holdout, args.holdout_skip, args.holdout_take, args.data_seed)
     return ServerConfig(
         model=args.model,
@@ -127,6 +136,8 @@ def config_of(args: argparse.Namespace) -> ServerConfig:
 
 def listen(host: str, port: int) -> socket.socket:
     """A listening socket. Raises UsageError when the address cannot be had."""
+    if not host:
+        raise UsageError("--host is empty; expected an address to listen on (0.0.0.0 for all)")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     # Only with its protocol named does asyncio set TCP_NODELAY; without, each small reply waits 40 ms.
     listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)

@@ -98,6 +98,12 @@ def _draw_one(stock: list[list[np.intp]], mix: NDArray[np.float64], rng: np.rand
     return stock[rng.choice(len(stock), p=chances / chances.sum())].pop()
 
 
+def check_alpha(alpha: float) -> None:
+    """Raises UsageError for an alpha that no label mix can be drawn with."""
+    if not MIN_ALPHA <= alpha <= MAX_ALPHA:
+        raise UsageError(f"expected an alpha of {MIN_ALPHA:g} to {MAX_ALPHA:g}; received {alpha}")
+
+
 def _check(
     num_images: int, num_devices: int, scheme: str, alpha: float, per_device: int | None, seed: int
 ) -> None:
@@ -109,8 +115,7 @@ def _check(
         )
     if seed < 0:
         raise UsageError(f"expected a seed of at least 0; received {seed}")
-    if not MIN_ALPHA <= alpha <= MAX_ALPHA:
-        raise UsageError(f"expected an alpha of {MIN_ALPHA:g} to {MAX_ALPHA:g}; received {alpha}")
+    check_alpha(alpha)
     needed = num_devices * (per_device or 1)
     if num_images < needed:
         raise UsageError(

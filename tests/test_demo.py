@@ -80,6 +80,20 @@ def test_plan_refuses_zeros(option: str) -> None:
         plan(**{option: 0})
 
 
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"learning_rate": float("nan")}, "learning-rate is nan"),
+        ({"learning_rate": -1.0}, "learning-rate is -1.0"),
+        ({"alpha": 0.0}, "expected an alpha of 0.001"),
+        ({"devices": 20_000}, "clients is 20000"),
+    ],
+)
+def test_plan_refuses_what_its_children_would(changes: dict[str, Any], words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        plan(**changes)
+
+
 def test_a_source_that_does_not_do_fails_before_anything_starts(tmp_path: Path) -> None:
     path = tmp_path / "faces.csv"
     path.write_text("emotion,pixels\n" + f"0,{' '.join(['0'] * 2304)}\n" * 18)

@@ -207,6 +207,12 @@ def test_skewed_phones_draw_from_more_images_than_they_hold() -> None:
         load_holdings(parse(*dirichlet, "--examples-per-device", "10"))
 
 
+@pytest.mark.parametrize("odd", [("--count", "0"), ("--count", "2", "--examples-per-device", "0")])
+def test_fleets_of_nothing_are_refused(odd: tuple[str, ...]) -> None:
+    with pytest.raises(UsageError, match="expected --count and --examples-per-device of at least 1"):
+        load_holdings(parse("--data", "drawn", *odd))
+
+
 def test_running_devices_needs_neither_tensorflow_nor_the_server() -> None:
     code = (
         "import sys, fedfer.cli.devices, fedfer.android_stub.fleet, fedfer.export.runtime\n"

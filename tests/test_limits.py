@@ -2,8 +2,9 @@
 
 import socket
 import threading
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import httpx
@@ -13,15 +14,20 @@ from server_helpers import Phone, synthetic_update, wait_for
 
 from fedfer.aggregator.app import create_app
 from fedfer.aggregator.config import ServerConfig
+from fedfer.aggregator.connections import PatientH11
 from fedfer.cli.serve import listen
 from fedfer.export.contract import read_contract
+
+
+class HastyH11(PatientH11):
+    head_sec = read_sec = 0.3
 
 
 @contextmanager
 def running(config: ServerConfig) -> Iterator[tuple[str, int]]:
     """Host and port of a server in this process."""
     listener = listen("127.0.0.1", 0)
-    server = uvicorn.Server(uvicorn.Config(create_app(config), http="h11", log_config=None))
+    server = uvicorn.Server(uvicorn.Config(create_app(config), http=HastyH11, log_config=None))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
     try:
@@ -51,6 +57,50 @@ def test_devices_are_counted(phone: Phone) -> None:
     assert (reply.status_code, reply.json()["error"]["code"]) == (409, "too_many_devices")
 
 
+@pytest.mark.parametrize(
+    ("whole", "begun"),
+    [
+        ("", ""),
+        ("", "GET /healthz HTTP/1.1\r\nHost"),
+        ("GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n", "GET /he"),
+    ],
+)
+def test_a_request_that_does_not_come(address: tuple[str, int], whole: str, begun: str) -> None:
+    """The connection ends: nothing came, not the whole head, or not the whole head of a second request."""
+    with socket.create_connection(address, timeout=60) as connection:
+        connection.sendall(whole.encode())
+        answer = b""
+        while whole and not answer.endswith(b"}"):
+            answer += connection.recv(65536)
+        connection.sendall(begun.encode())
+        assert received(connection) == b""
+
+
+def test_an_answer_that_is_not_read(phone: Phone, address: tuple[str, int]) -> None:
+    """The connection ends, long before all of the answers has come."""
+    weights = phone.client.get("/v1/status").json()["weights"]
+    request = f"GET /v1/weights/{weights} HTTP/1.1\r\nHost: x\r\n\r\n".encode()
+    num_bytes = len(phone.client.get(f"/v1/weights/{weights}").content)
+    num_requests = 2**25 // num_bytes  # more than the buffers of both ends hold
+    with socket.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.settimeout(60)
+        connection.connect(address)
+        connection.sendall(request * num_requests)
+        time.sleep(1.0)
+        assert len(received(connection)) < num_requests * num_bytes
+    assert phone.client.get("/healthz").status_code == 200
+
+
+def received(connection: socket.socket) -> bytes:
+    """All that comes until the other end closes the connection, or breaks it off."""
+    answer = b""
+    with suppress(ConnectionResetError):
+        while piece := connection.recv(65536):
+            answer += piece
+    return answer
+
+
 def test_upload_that_stops_coming(phone: Phone, address: tuple[str, int], tiny_tflite: Path) -> None:
     work, body = phone.work(), synthetic_update(read_contract(tiny_tflite), 1)
     query = f"base_weights={work['weights']}&num_examples=5&loss=1&accuracy=0"
@@ -60,9 +110,7 @@ def test_upload_that_stops_coming(phone: Phone, address: tuple[str, int], tiny_t
     )
     with socket.create_connection(address, timeout=60) as connection:
         connection.sendall(head.encode() + body[:100])
-        answer = b""
-        while piece := connection.recv(65536):
-            answer += piece
+        answer = received(connection)
     assert answer.startswith(b"HTTP/1.1 408")
     assert b"timed_out" in answer
     assert phone.upload(work, body).status_code == 200

@@ -113,7 +113,7 @@ def test_resume_gives_time_to_come_back() -> None:
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"num_clients": 0}, "clients is 0; expected 1 to 100000"),
+        ({"num_clients": 0}, "clients is 0; expected 1 to 10000"),
         ({"min_clients": 4}, "min-clients is 4; expected 1 to clients"),
         ({"min_clients": 0}, "min-clients is 0"),
         ({"deadline_sec": 0}, "deadline-sec is 0"),

@@ -75,9 +75,10 @@ def test_killed_between_updates(tiny_tflite: Path, tmp_path: Path, contract: Con
         server.kill()
         half.close()
     with (
-        serving(tiny_tflite, data_dir, "--clients", "2", "--rounds", "1") as server,
+        serving(tiny_tflite, data_dir, "--clients", "3", "--rounds", "1") as server,
         server.client() as client,
     ):
+        assert any("round 1 goes on as it was opened" in line for line in server.lines)
         assert not list((data_dir / "tmp").iterdir())
         for phone in phones:
             phone.client = client
@@ -242,6 +243,8 @@ def test_clear_errors(tiny_tflite: Path, plain_tflite: Path, tmp_path: Path, con
     refuses_to_open(ServerConfig(tiny_tflite, data_dir), "missing or damaged")
     (tmp_path / "file").write_text("")
     refuses_to_open(ServerConfig(tiny_tflite, tmp_path / "file"), "cannot use")
+    (tmp_path / "odd" / "models" / f"{digest(tiny_tflite.read_bytes())}.tflite").mkdir(parents=True)
+    refuses_to_open(ServerConfig(tiny_tflite, tmp_path / "odd"), "cannot write to .*odd: Is a directory")
     refuses_to_open(ServerConfig(tmp_path / "file", data_dir), "not a .tflite")
     refuses_to_open(ServerConfig(tmp_path / "none", data_dir), "No such file")
     refuses_to_open(ServerConfig(tiny_tflite, tmp_path / "new", runtime="none"), "'none' is not installed")
@@ -274,8 +277,17 @@ def test_options(tmp_path: Path) -> None:
         runtime="ai-edge-litert",
         keep_updates=True,
     )
-    with pytest.raises(UsageError, match="min-clients is 5"):
-        serve.config_of(parser.parse_args([*plain, "--clients", "4", "--min-clients", "5"]))
+    for odd, words in {
+        "--clients 4 --min-clients 5": "min-clients is 5",
+        "--learning-rate 1e300": "learning-rate is 1e\\+300",
+        "--learning-rate nan": "learning-rate is nan",
+        "--holdout-take 5": "without --holdout",
+        "--holdout-skip 5": "without --holdout",
+    }.items():
+        with pytest.raises(UsageError, match=words):
+            serve.config_of(parser.parse_args([*plain, *odd.split()]))
+    with pytest.raises(UsageError, match="--host is empty"):
+        listen("", 0)
 
 
 def test_serving_imports_no_tensorflow() -> None:
