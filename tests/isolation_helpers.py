@@ -1,32 +1,9 @@
-"""What tests have done in processes of their own; each function is for `call_isolated`."""
+"""What test_isolation_orphan has done in a process of its own."""
 
 import os
-import sys
 import tempfile
 import time
 from pathlib import Path
-
-
-def doubled(data: bytes) -> bytes:
-    return data + data
-
-
-def chatty(number: int) -> int:
-    """Prints in every way there is: Python's streams, and the descriptors that native code writes to."""
-    print("printed by Python")
-    print("warned by Python", file=sys.stderr)
-    os.write(1, b"printed by native code\n")
-    os.write(2, b"warned by native code\n")
-    return number + 1
-
-
-def divide(number: int) -> float:
-    return number / 0
-
-
-def die(last_words: str) -> None:
-    print(last_words, file=sys.stderr, flush=True)
-    os._exit(7)
 
 
 def pid_then_sleep(started: Path) -> None:
