@@ -1,7 +1,7 @@
 """Small differentiable functions whose gradients are compared: settings and inputs, no TensorFlow.
 
-A case is y = op(inputs); compared are the gradients of sum(y * cotangent) to every input. `exact` cases have
-small integers everywhere, so that every correct sum is exact whatever its order, and ties are many.
+A case is y = op(inputs); compared are y and the gradients of sum(y * cotangent) to every input and weight.
+`exact` cases have small integers everywhere: every correct sum is exact in any order, and ties are many.
 """
 
 from collections.abc import Iterator
@@ -136,9 +136,27 @@ def layers(rng: np.random.Generator) -> Iterator[Case]:
     yield Case("batch_norm_far_from_0", "batch_norm", {"x": normal(rng, 4, 6, 6, 3) + 5})
     yield Case("batch_norm_without_scale", "batch_norm", {"x": image}, {"scale": False})
     yield Case("batch_norm_without_center", "batch_norm", {"x": image}, {"center": False})
+    yield from convolution_layers(rng)
     yield Case("dense", "dense", {"x": normal(rng, 4, 6)}, {"units": 5, "activation": "relu"})
     yield Case("dense_of_images", "dense", {"x": normal(rng, 2, 3, 3, 4)}, {"units": 5})
     yield Case("flatten", "flatten", {"x": normal(rng, 2, 3, 4, 5)})
+
+
+def convolution_layers(rng: np.random.Generator) -> Iterator[Case]:
+    """Keras's layer, which the phone runs in another form than tf.nn.conv2d when its stride is 1."""
+    kinds: dict[str, tuple[tuple[int, ...], dict[str, Any]]] = {
+        "first": ((2, 12, 12, 1), {"kernel_size": 3, "padding": "valid", "activation": "relu"}),
+        "same": ((2, 6, 5, 8), {"kernel_size": 3, "padding": "same", "activation": "relu"}),
+        "deep": ((2, 4, 4, 65), {"kernel_size": 3, "padding": "same"}),
+        "even": ((3, 7, 6, 2), {"kernel_size": (2, 4), "padding": "same", "use_bias": False}),
+        "point": ((3, 5, 5, 3), {"kernel_size": 1}),
+        "large_for_its_image": ((1, 2, 3, 2), {"kernel_size": 5, "padding": "same"}),
+        "dilated": ((2, 9, 8, 2), {"kernel_size": (3, 2), "dilation_rate": 2, "padding": "same"}),
+        "dilated_valid": ((2, 9, 8, 2), {"kernel_size": 3, "dilation_rate": (2, 3)}),
+        "strided": ((2, 7, 8, 3), {"kernel_size": 3, "strides": 2, "padding": "same"}),
+    }
+    for word, (shape, settings) in kinds.items():
+        yield Case(f"conv_layer_{word}", "conv_layer", {"x": normal(rng, *shape)}, {"filters": 4, **settings})
 
 
 def cotangent(case: Case, shape: tuple[int, ...]) -> NDArray[np.float32]:

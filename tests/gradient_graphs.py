@@ -36,6 +36,7 @@ OPS: dict[str, Callable[..., tf.Tensor]] = {
 }
 LAYERS: dict[str, Callable[..., keras.Layer]] = {
     "batch_norm": lambda **settings: keras.layers.BatchNormalization(momentum=0.5, **settings),
+    "conv_layer": lambda **settings: keras.layers.Conv2D(**settings),
     "dense": lambda **settings: keras.layers.Dense(**settings),
     "flatten": lambda: keras.layers.Flatten(),
 }
@@ -69,7 +70,7 @@ class Function:
 
 
 def expected_gradients(function: Function) -> tuple[Arrays, NDArray[np.float32]]:
-    """TensorFlow's own gradients and statistics of one call; and the cotangent. Leaves the weights."""
+    """TensorFlow's own y, gradients and statistics of one call; and the cotangent. Leaves the weights."""
     inputs = {name: tf.constant(array) for name, array in function.case.inputs.items()}
     before = function.layer.get_weights() if function.layer is not None else []
     with tf.GradientTape() as tape:
@@ -78,7 +79,8 @@ def expected_gradients(function: Function) -> tuple[Arrays, NDArray[np.float32]]
         dy = cotangent(function.case, tuple(y.shape))
         weighted = tf.reduce_sum(y * (2.0 * dy))
     gradients = tape.gradient(weighted, {**inputs, **function.variables()})
-    found = {name: np.asarray(g) for name, g in {**gradients, **function.statistics()}.items()}
+    results = {**gradients, **function.statistics(), "result": y}
+    found = {name: np.asarray(array) for name, array in results.items()}
     if function.layer is not None:
         function.layer.set_weights(before)
     return found, dy
@@ -94,7 +96,7 @@ def traced(function: Function, dy_shape: tuple[int, ...]) -> Any:
             sources = {**tensors, **function.variables()}
             # 2 * dy: a gradient that is its own input cannot be an output of a .tflite
             found = tf.gradients(y, list(sources.values()), grad_ys=2.0 * dy)
-        return {**dict(zip(sources, found, strict=True)), **function.statistics()}
+        return {**dict(zip(sources, found, strict=True)), **function.statistics(), "result": y}
 
     shapes = {name: array.shape for name, array in function.case.inputs.items()} | {"dy": dy_shape}
     batched = {"x", "dy"}

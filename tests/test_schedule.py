@@ -1,63 +1,95 @@
-"""The new order of operators respects every dependence, and uses gradients up layer by layer."""
+"""The order of operators: a permutation that computes the same, whatever the program."""
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from fedfer.export.schedule import Operator, dependences, schedule
 
-
-def test_filter_gradients_come_before_the_next_layers_backward_pass() -> None:
-    """dy2 -> (w2's step), dy2 -> dy1 -> (w1's step): listed with both steps last, as the converter does."""
-    setup = Operator((), (), first=True)
-    forward = Operator((), (1,), reads="w1"), Operator((1,), (2,), reads="w2")
-    back_2, back_1 = Operator((2,), (3,)), Operator((3,), (4,))
-    step_1, step_2 = Operator((4,), (), writes="w1"), Operator((3,), (), writes="w2")
-    operators = [setup, *forward, back_2, back_1, step_1, step_2]
-    assert schedule(operators) == [0, 1, 2, 3, 6, 4, 5]
-
-
-def test_a_variable_is_read_before_it_is_written_and_again_after() -> None:
-    read, write, again = (
-        Operator((), (1,), reads="w"),
-        Operator((9,), (), writes="w"),
-        Operator((), (2,), reads="w"),
-    )
-    assert dependences([read, write, again]) == [[], [0], [1]]
+VARIABLES = ["a", "b", "c"]
 
 
 @st.composite
 def programs(draw: st.DrawFn) -> list[Operator]:
-    """Operators that use earlier outputs, some reading or writing one of two variables."""
-    operators = [Operator((), (0,), first=True)]
-    for number in range(1, draw(st.integers(1, 30))):
-        inputs = tuple(draw(st.lists(st.integers(0, number - 1), max_size=3)))
-        variable = st.sampled_from(["a", "b", None, None])
-        operators.append(Operator(inputs, (number,), reads=draw(variable), writes=draw(variable)))
+    """CALL_ONCE, then operators that take earlier tensors, read a variable, write one, or neither."""
+    operators = [Operator((), (), first=True)]
+    tensors = [0]  # tensor 0 is the program's input
+    for _ in range(draw(st.integers(0, 15))):
+        inputs = tuple(draw(st.lists(st.sampled_from(tensors), max_size=3)))
+        kind = draw(st.sampled_from(["compute", "read", "write"]))
+        name = draw(st.sampled_from(VARIABLES))
+        if kind == "write":
+            operators.append(Operator(inputs, (), writes=name))
+            continue
+        outputs = tuple(range(len(tensors), len(tensors) + draw(st.integers(1, 2))))
+        operators.append(Operator(inputs, outputs, reads=name if kind == "read" else None))
+        tensors += outputs
     return operators
 
 
+def run(operators: list[Operator], order: list[int]) -> tuple[dict[int, object], dict[str, object]]:
+    """Symbolic values of all tensors and variables: each is the expression that made it.
+
+    CALL_ONCE sets the variables up. A tensor that is not there yet raises KeyError.
+    """
+    tensors: dict[int, object] = {0: "input"}
+    variables: dict[str, object] = {}
+    for number in order:
+        op = operators[number]
+        if op.first:
+            variables = dict.fromkeys(VARIABLES, "initial")
+        values = tuple(tensors[tensor] for tensor in op.inputs)
+        if op.reads is not None:
+            values += (variables[op.reads],)
+        expression = hash((number, values))
+        tensors.update(dict.fromkeys(op.outputs, expression))
+        if op.writes is not None:
+            variables[op.writes] = expression
+    return tensors, variables
+
+
 @given(programs())
-def test_any_order_is_a_permutation_that_respects_dependences(operators: list[Operator]) -> None:
+def test_the_new_order_computes_the_same(operators: list[Operator]) -> None:
     order = schedule(operators)
     assert sorted(order) == list(range(len(operators)))
-    place = {number: i for i, number in enumerate(order)}
-    for number, before in enumerate(dependences(operators)):
-        assert all(place[other] < place[number] for other in before)
+    assert run(operators, order) == run(operators, list(range(len(operators))))
 
 
 @given(programs())
-def test_running_in_the_new_order_gives_the_same_values(operators: list[Operator]) -> None:
-    """Interprets both orders symbolically: each tensor's and variable's value is how it was made."""
-    assert _run(operators, range(len(operators))) == _run(operators, schedule(operators))
+def test_it_depends_on_the_program_alone(operators: list[Operator]) -> None:
+    assert schedule(operators) == schedule(list(operators))
 
 
-def _run(operators: list[Operator], order: object) -> tuple[dict[int, object], dict[str, object]]:
-    tensors: dict[int, object] = {}
-    variables: dict[str, object] = {}
-    for number in order:  # type: ignore[attr-defined]
-        op = operators[number]
-        value = (number, tuple(tensors[i] for i in op.inputs), op.reads and variables.get(op.reads))
-        tensors.update(dict.fromkeys(op.outputs, hash(value)))
-        if op.writes is not None:
-            variables[op.writes] = hash(value)
-    return tensors, variables
+def test_an_assignment_comes_right_after_what_it_needs() -> None:
+    """Two long-lived activations; each assignment needs one. By hand: 0, then 1 and its write, 2 and its."""
+    operators = [
+        Operator((), (), first=True),
+        Operator((0,), (1,)),
+        Operator((1,), (2,)),
+        Operator((1,), (3,)),
+        Operator((2,), (4,)),
+        Operator((3,), (), writes="a"),
+        Operator((4,), (), writes="b"),
+    ]
+    assert schedule(operators) == [0, 1, 3, 5, 2, 4, 6]
+
+
+def test_a_read_stays_on_its_side_of_a_write() -> None:
+    """Read a, write a, read a: in this order, though no tensor joins them."""
+    operators = [
+        Operator((), (), first=True),
+        Operator((), (1,), reads="a"),
+        Operator((0,), (), writes="a"),
+        Operator((), (2,), reads="a"),
+    ]
+    assert dependences(operators) == [[], [0], [0, 1], [0, 2]]
+    assert schedule(operators) == [0, 1, 2, 3]
+
+
+def test_long_chains_need_no_recursion() -> None:
+    operators = [Operator((), (), first=True)]
+    operators += [Operator((i,), (i + 1,)) for i in range(20_000)]
+    assert schedule(operators) == list(range(20_001))
+
+
+def test_nothing_to_order() -> None:
+    assert schedule([]) == []
