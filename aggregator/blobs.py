@@ -24,7 +24,7 @@ class Blobs:
     def __init__(self, root: Path) -> None:
         """Takes the directory for this process. Raises StoreError if another server has it, OSError."""
         self.root = root
-        root.mkdir(parents=True, exist_ok=True)
+        _make_directory(root)
         self._lock = _lock(root)
         self._temporary = root / "tmp"
         shutil.rmtree(self._temporary, ignore_errors=True)
@@ -73,6 +73,14 @@ class Blobs:
         for directory in (self.root / "updates").iterdir():
             if directory.name.isdigit() and int(directory.name) < round_number:
                 self.drop_updates(int(directory.name))
+
+
+def _make_directory(path: Path) -> None:
+    """The directory and those above it, durable: a receipt must not be lost with the name of its directory."""
+    missing = [place for place in (path, *path.parents) if not place.exists()]
+    path.mkdir(parents=True, exist_ok=True)
+    for place in missing:
+        sync_directory(place.parent)
 
 
 def sync_file(path: Path) -> None:

@@ -47,8 +47,11 @@ def max_header_bytes(contract: Contract) -> int:
 
 
 def load_checkpoint(path: Path, contract: Contract) -> Weights:
-    """All weights of a checkpoint file, checked. Raises CheckpointError."""
-    return dict(checked_tensors(path, contract))
+    """All weights of a checkpoint file, checked. Raises CheckpointError, which names the file."""
+    try:
+        return dict(checked_tensors(path, contract))
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}", code=error.code) from None
 
 
 def checked_tensors(path: Path, contract: Contract) -> Iterator[tuple[str, NDArray[np.float32]]]:
@@ -85,7 +88,7 @@ def check_header(path: Path, contract: Contract) -> None:
             )
         header, data_start = _read_header(path, max_header_bytes(contract))
     except OSError as error:
-        raise CheckpointError(f"cannot read checkpoint {path}: {error.strerror}") from None
+        raise CheckpointError(f"cannot read the checkpoint: {error.strerror}") from None
     ends = [_offsets(entry)[1] for name, entry in header.items() if name != "__metadata__"]
     expected = data_start + max(ends, default=0)
     if size < expected:

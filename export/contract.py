@@ -183,6 +183,8 @@ def load_model_bytes(model: bytes | Path) -> bytes:
         return model
     try:
         size = model.stat().st_size
+        if not model.is_file() and not model.is_dir():  # a device or a pipe may have no end
+            raise ModelFileError(f"{model} is not a regular file; expected a .tflite")
         if size > MAX_MODEL_BYTES:
             raise ModelFileError(f"{model} has {size} bytes; expected at most {MAX_MODEL_BYTES}")
         return model.read_bytes()

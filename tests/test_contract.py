@@ -269,6 +269,8 @@ def test_files_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         load_model_bytes(tmp_path / "absent.tflite")
     with pytest.raises(ModelFileError, match="Is a directory"):
         load_model_bytes(tmp_path)
+    with pytest.raises(ModelFileError, match="/dev/zero is not a regular file"):
+        load_model_bytes(Path("/dev/zero"))
     monkeypatch.setattr(module, "MAX_MODEL_BYTES", 3)
     (tmp_path / "long").write_bytes(b"1234")
     with pytest.raises(ModelFileError, match="has 4 bytes; expected at most 3"):

@@ -73,6 +73,13 @@ def test_skip_and_take_give_runs(tmp_path: Path) -> None:
         read_fer2013(path, skip=8, take=3)
 
 
+def test_a_first_row_that_is_no_header_is_shown_in_part(tmp_path: Path) -> None:
+    path = written(tmp_path, f"0,{pixels(0)}\n")
+    with pytest.raises(DataError, match=r":1: expected one column emotion .* found \['0', '0 1 2") as caught:
+        read_fer2013(path)
+    assert len(str(caught.value)) < len(str(path)) + 150
+
+
 HEADER = b"emotion,pixels\n"
 GOOD = b"3," + pixels(0).encode() + b"\n"
 TAIL = pixels(1).split(" ", 1)[1].encode() + b"\n"  # all but the first pixel
