@@ -76,7 +76,7 @@ class Blobs:
 
 
 def _make_directory(path: Path) -> None:
-    """The directory and those above it, durable: a receipt must not be lost with the name of its directory."""
+    """The directory and those above it, durable: no receipt may be lost with the name of its directory."""
     missing = [place for place in (path, *path.parents) if not place.exists()]
     path.mkdir(parents=True, exist_ok=True)
     for place in missing:

@@ -123,11 +123,8 @@ def _columns(path: Path, header: bytes) -> _Columns:
     except UnicodeDecodeError:
         _fail(path, 1, "expected a CSV in UTF-8; this is another encoding or no text")
     if missing := [name for name in ("emotion", "pixels") if names.count(name) != 1]:
-        _fail(
-            path,
-            1,
-            f"expected one column {' and one column '.join(missing)}; found {[name[:20] for name in names[:8]]}",
-        )
+        shown = [name[:20] for name in names[:8]]
+        _fail(path, 1, f"expected one column {' and one column '.join(missing)}; found {shown}")
     usage = names.index("usage") if "usage" in names else None
     return _Columns(len(names), names.index("emotion"), names.index("pixels"), usage)
 
