@@ -9,8 +9,7 @@ from fedfer.aggregator.config import ServerConfig
 from fedfer.export.checkpoint import checkpoint_bytes, load_checkpoint
 from fedfer.export.contract import Contract
 from fedfer.export.isolation import call_isolated
-from fedfer.model.data import LabelledImages
-from fedfer.model.errors import UsageError
+from fedfer.model.data import LabelledImages, check_fit
 from fedfer.model.measures import Measures
 
 
@@ -40,8 +39,7 @@ def load_holdout(config: ServerConfig, contract: Contract) -> LabelledImages | N
 
     wanted = config.holdout
     images = load_images(wanted.source, skip=wanted.skip, take=wanted.take, seed=wanted.seed)
-    if not len(images) or images.images.shape[1:] != contract.image_shape:
-        raise UsageError(f"holdout images are {images.images.shape}; expected some of {contract.image_shape}")
+    check_fit(images, contract.image_shape, len(contract.labels))
     return images
 
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from fedfer.export.checkpoint import Weights
 from fedfer.export.runtime import Model
-from fedfer.model.data import LabelledImages, to_float
+from fedfer.model.data import LabelledImages, check_fit, to_float
 from fedfer.model.errors import CheckpointError
 
 # First words of the entropy, so that the two kinds of random numbers never share a stream.
@@ -70,10 +70,12 @@ def epoch_batches(num_examples: int, batch_size: int, rng: np.random.Generator) 
 def train_locally(
     model: Model, weights: Weights, examples: LabelledImages, plan: TrainingPlan, seeds: Seeds
 ) -> LocalResult:
-    """Trains `weights` on `examples` (at least one) in the interpreter.
+    """Trains `weights` on `examples` in the interpreter.
 
-    Raises CheckpointError (`not_finite`) when training diverged, InterpreterError.
+    Raises DataError for examples that do not fit the model, CheckpointError (`not_finite`) when training
+    diverged, InterpreterError.
     """
+    check_fit(examples, model.contract.image_shape, len(model.contract.labels))
     started_at = time.perf_counter()
     model.restore(weights)
     step = 0
@@ -81,7 +83,7 @@ def train_locally(
         loss_sum = accuracy_sum = 0.0
         for batch in epoch_batches(len(examples), plan.batch_size, seeds.shuffle(epoch)):
             result = model.train(
-                to_float(examples.images[batch]),
+                to_float(examples.images[batch], model.contract.pixel_divisor),
                 examples.labels[batch],
                 learning_rate=plan.learning_rate,
                 seed=seeds.dropout(step),

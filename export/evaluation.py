@@ -10,8 +10,7 @@ import numpy as np
 
 from fedfer.export.checkpoint import load_checkpoint
 from fedfer.export.runtime import Model
-from fedfer.model.data import LabelledImages, to_float
-from fedfer.model.errors import DataError
+from fedfer.model.data import LabelledImages, check_fit, to_float
 from fedfer.model.measures import Measures, measure
 
 BATCH_SIZE = 64
@@ -30,13 +29,12 @@ def evaluate(
     Raises ModelFileError, InterpreterError, CheckpointError, and DataError for images that do not fit.
     """
     loaded = Model(model, runtime=runtime)
-    if data.images.shape[1:] != loaded.contract.image_shape or not len(data):
-        raise DataError(
-            f"expected one or more images of shape {loaded.contract.image_shape}; "
-            f"received {len(data)} of shape {data.images.shape[1:]}"
-        )
+    contract = loaded.contract
+    check_fit(data, contract.image_shape, len(contract.labels))
     if weights is not None:
-        loaded.restore(load_checkpoint(weights, loaded.contract))
+        loaded.restore(load_checkpoint(weights, contract))
     starts = range(0, len(data), batch_size)
-    batches = [loaded.infer(to_float(data.images[at : at + batch_size])) for at in starts]
+    batches = [
+        loaded.infer(to_float(data.images[at : at + batch_size], contract.pixel_divisor)) for at in starts
+    ]
     return measure(np.concatenate(batches), data.labels)

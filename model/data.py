@@ -8,7 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-PIXEL_DIVISOR = np.float32(255.0)
+from fedfer.model.errors import DataError
+
+PIXEL_DIVISOR = 255.0
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,19 @@ class LabelledImages:
         return LabelledImages(self.images[indices], self.labels[indices])
 
 
-def to_float(images: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """float32 in 0..1, as `train` and `infer` take them."""
-    return images.astype(np.float32) / PIXEL_DIVISOR
+def to_float(images: NDArray[np.uint8], divisor: float = PIXEL_DIVISOR) -> NDArray[np.float32]:
+    """float32 as `train` and `infer` take them: in 0..1, unless a model's contract has another divisor."""
+    return images.astype(np.float32) / np.float32(divisor)
+
+
+def check_fit(data: LabelledImages, image_shape: tuple[int, ...], num_labels: int) -> None:
+    """Raises DataError unless a model with this input and so many classes can train or be measured on it."""
+    if not len(data) or data.images.shape[1:] != image_shape:
+        raise DataError(
+            f"expected one or more images of shape {image_shape}; "
+            f"received {len(data)} of shape {data.images.shape[1:]}"
+        )
+    if data.labels.max() >= num_labels:
+        raise DataError(
+            f"expected labels 0..{num_labels - 1}, as the model has classes; received {data.labels.max()}"
+        )

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from trainer_helpers import Outcome, Task, run_tasks, three_steps_by_hand
+from trainer_helpers import Outcome, Task, losses_by_divisor, run_tasks, three_steps_by_hand
 
 from fedfer.android_stub.trainer import Seeds, epoch_batches
 from fedfer.export.checkpoint import Weights
@@ -92,6 +92,11 @@ def test_seven_images_in_batches_of_three_are_the_same_steps_by_hand(tiny_tflite
     assert trained.num_examples == 7
     assert trained.loss == pytest.approx((3 * first[0] + 3 * second[0] + third[0]) / 7, rel=1e-12)
     assert trained.accuracy == pytest.approx((3 * first[1] + 3 * second[1] + third[1]) / 7, rel=1e-12)
+
+
+def test_pixels_are_divided_as_the_contract_says(tiny_tflite: Path) -> None:
+    usual, other, again = call_isolated(losses_by_divisor, tiny_tflite, [255.0, 1020.0, 255.0])
+    assert usual == again != other
 
 
 def test_divergence_is_said_on_the_device(tiny_tflite: Path) -> None:

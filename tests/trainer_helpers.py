@@ -1,6 +1,6 @@
 """Local training in a process of its own, for tests: light to import, the interpreter comes inside."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -74,6 +74,21 @@ def three_steps_by_hand(model_path: Path, task: Task) -> tuple[Weights, list[tup
         result = model.train(images, labels, learning_rate=task.learning_rate, seed=seeds.dropout(step))
         measures.append((result.loss, result.accuracy))
     return model.save(), measures
+
+
+def losses_by_divisor(model_path: Path, divisors: list[float]) -> list[float]:
+    """The loss of one task for each pixel divisor that the contract may name."""
+    from fedfer.android_stub.trainer import Seeds, TrainingPlan, train_locally
+    from fedfer.export.runtime import Model
+
+    model = Model(model_path)
+    first, contract = model.save(), model.contract
+    losses = []
+    for divisor in divisors:
+        model.contract = replace(contract, pixel_divisor=divisor)
+        result = train_locally(model, first, noise(4, 0), TrainingPlan(1, 4, 0.01), Seeds(0, 0, 1))
+        losses.append(result.loss)
+    return losses
 
 
 def first_checkpoint(model_path: Path) -> bytes:
