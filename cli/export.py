@@ -3,12 +3,22 @@
 import argparse
 from pathlib import Path
 
+from fedfer.model.settings import BATCH_NORM_MOMENTUM, DROPOUT
+
 HELP = "make the mobile model"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", type=Path, default=Path("model.tflite"), help="file to write")
-    parser.add_argument("--dropout", type=float, default=0.3, help="share of activations dropped, 0 to <1")
+    parser.add_argument(
+        "--dropout", type=float, default=DROPOUT, help="share of activations dropped, 0 to <1"
+    )
+    parser.add_argument(
+        "--batch-norm-momentum",
+        type=float,
+        default=BATCH_NORM_MOMENTUM,
+        help="share of BatchNorm's moving statistics that a training step keeps, 0 to <1 (Keras: 0.99)",
+    )
     parser.add_argument(
         "--learning-rate", type=float, default=0.02, help="SGD step size that the file suggests"
     )
@@ -28,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
         from fedfer.model.labels import LABELS
         from fedfer.model.vgg import build_vgg
 
-        model = build_vgg(dropout=args.dropout, seed=args.seed)
+        model = build_vgg(args.dropout, args.seed, args.batch_norm_momentum)
         print(f"converting {model.name}, {model.count_params():,} parameters", flush=True)
         content = convert(model, LABELS, TrainingSettings(learning_rate=args.learning_rate))
         print("checking the file in a process of its own", flush=True)

@@ -24,19 +24,24 @@ from keras import layers
 
 from fedfer.model.errors import UsageError
 from fedfer.model.labels import IMAGE_SHAPE, NUM_LABELS
+from fedfer.model.settings import BATCH_NORM_MOMENTUM, DROPOUT
 
 PAIRS_OF_FILTERS = (64, 128, 256, 512)
 DENSE_UNITS = (512, 256, 64)
-DROPOUT = 0.3
 
 
-def build_vgg(dropout: float = DROPOUT, seed: int = 0) -> keras.Model:
-    """The network, not compiled; `dropout` is the share of activations dropped after each block.
+def build_vgg(
+    dropout: float = DROPOUT, seed: int = 0, batch_norm_momentum: float = BATCH_NORM_MOMENTUM
+) -> keras.Model:
+    """The network, not compiled; `dropout` is the share of activations dropped after each block,
+    `batch_norm_momentum` the share of BatchNorm's moving statistics that a step keeps.
 
     The same seed gives the same weights bit for bit, whatever was drawn before. Raises UsageError.
     """
     if not 0 <= dropout < 1:
         raise UsageError(f"expected a dropout of at least 0 and below 1; received {dropout}")
+    if not 0 <= batch_norm_momentum < 1:
+        raise UsageError(f"expected a momentum of at least 0 and below 1; received {batch_norm_momentum}")
     if seed < 0:
         raise UsageError(f"expected a seed of at least 0; received {seed}")
     stack: list[keras.Layer] = [keras.Input(IMAGE_SHAPE, name="images")]
@@ -45,7 +50,7 @@ def build_vgg(dropout: float = DROPOUT, seed: int = 0) -> keras.Model:
             padding = "valid" if number == 1 else "same"
             stack += [
                 _convolution(number, filters, padding, seed),
-                layers.BatchNormalization(name=f"bn{number}"),
+                layers.BatchNormalization(momentum=batch_norm_momentum, name=f"bn{number}"),
             ]
         stack += [layers.MaxPooling2D(3, strides=2, name=f"pool{pair}"), _dropout(pair, dropout, seed)]
     stack.append(layers.Flatten(name="flatten"))

@@ -66,6 +66,9 @@ def describe() -> dict[str, Any]:
         "relu": [
             each.name for each in model.layers if getattr(each, "activation", None) is keras.activations.relu
         ],
+        "momenta": {
+            each.momentum for each in model.layers if isinstance(each, keras.layers.BatchNormalization)
+        },
         "rates": {each.rate for each in model.layers if isinstance(each, keras.layers.Dropout)},
         "totals": [count(model.weights), count(model.trainable_weights), count(model.non_trainable_weights)],
         "digests": [digest(model), digest(build_vgg()), digest(build_vgg(seed=1))],
@@ -101,6 +104,7 @@ def test_network_is_the_articles() -> None:
     assert facts["relu"] == [f"conv{n}" for n in range(1, 9)] + ["dense1", "dense2", "dense3"]
     assert facts["totals"] == [5_102_791, 5_098_951, 3_840]
     assert facts["rates"] == {0.3}
+    assert facts["momenta"] == {0.9}
     assert facts["undropped"] == {0.0}
     first, again, other = facts["digests"]
     assert first == again != other
