@@ -2,10 +2,10 @@
 
 import socket
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import ClassVar
 
 import httpx
 import pytest
@@ -20,7 +20,14 @@ from fedfer.export.contract import read_contract
 
 
 class HastyH11(PatientH11):
+    """`lost`: addresses of clients whose connections have ended."""
+
     head_sec = read_sec = 0.3
+    lost: ClassVar[set[object]] = set()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.lost.add(self.client)
+        super().connection_lost(exc)
 
 
 @contextmanager
@@ -87,7 +94,7 @@ def test_an_answer_that_is_not_read(phone: Phone, address: tuple[str, int]) -> N
         connection.settimeout(60)
         connection.connect(address)
         connection.sendall(request * num_requests)
-        time.sleep(1.0)
+        wait_for(lambda: connection.getsockname() in HastyH11.lost)
         assert len(received(connection)) < num_requests * num_bytes
     assert phone.client.get("/healthz").status_code == 200
 

@@ -17,6 +17,7 @@ from fedfer.export.checkpoint import Weights, checkpoint_bytes, max_header_bytes
 from fedfer.export.contract import Contract
 
 Header = dict[str, Any]
+Change = tuple[str, Callable[[Header], object], int, str]  # its name, itself, status and code
 
 
 @dataclass(frozen=True)
@@ -75,21 +76,13 @@ def _repacked(valid: bytes, change: Callable[[Header], object]) -> bytes:
 
 
 def _changed_headers(valid: bytes, contract: Contract) -> Iterator[HostileBody]:
-    first, last = contract.weights[0].name, contract.weights[-1].name
+    for name, change, status, code in (*_changed_objects(contract), *_changed_tensors(contract)):
+        yield HostileBody(f"header: {name}", _repacked(valid, change), status, code)
 
-    def field(name: str, key: str, value: object) -> Callable[[Header], None]:
-        return lambda header: header[name].__setitem__(key, value)
 
-    def offsets(name: str, begin: int, end: int) -> Callable[[Header], None]:
-        """Moves where a tensor begins and ends."""
-
-        def change(header: Header) -> None:
-            there = header[name]["data_offsets"]
-            header[name]["data_offsets"] = [there[0] + begin, there[1] + end]
-
-        return change
-
-    changes: list[tuple[str, Callable[[Header], object], int, str]] = [
+def _changed_objects(contract: Contract) -> list[Change]:
+    first = contract.weights[0].name
+    return [
         ("not an object", lambda _: b"[1, 2, 3]", 422, "not_safetensors"),
         ("deep arrays", lambda _: b'{"a":' + b"[" * 3000, 422, "not_safetensors"),
         ("deep objects", lambda _: b'{"a":' * 700 + b"1" + b"}" * 700, 422, "not_safetensors"),
@@ -104,28 +97,46 @@ def _changed_headers(valid: bytes, contract: Contract) -> Iterator[HostileBody]:
         ("tensor is null", lambda h: h.update({first: None}), 422, "not_safetensors"),
         ("tensor is a list", lambda h: h.update({first: [1]}), 422, "not_safetensors"),
         ("no model named", lambda h: h.pop("__metadata__") and None, 409, "wrong_model"),
-        ("other model", field("__metadata__", "fedfer.contract", "0" * 64), 409, "wrong_model"),
-        ("model is a number", field("__metadata__", "fedfer.contract", 5), 422, "not_safetensors"),
+        ("other model", _field("__metadata__", "fedfer.contract", "0" * 64), 409, "wrong_model"),
+        ("model is a number", _field("__metadata__", "fedfer.contract", 5), 422, "not_safetensors"),
         ("renamed tensor", lambda h: h.update(other=h.pop(first)), 422, "wrong_names"),
         ("escaped name", lambda h: h.update({"../\x00\x1b": h.pop(first)}), 422, "wrong_names"),
-        ("unknown dtype", field(first, "dtype", "F7"), 422, "not_safetensors"),
-        ("same size, other dtype", field(first, "dtype", "I32"), 422, "wrong_dtype"),
-        ("other size dtype", field(first, "dtype", "F16"), 422, "not_safetensors"),
-        ("flat shape", _flattened(contract), 422, "wrong_shape"),
-        ("negative shape", field(first, "shape", [-1]), 422, "not_safetensors"),
-        ("shape that overflows", field(first, "shape", [2**40, 2**40]), 422, "not_safetensors"),
-        ("shape of text", field(first, "shape", "48"), 422, "not_safetensors"),
-        ("offsets before the start", field(first, "data_offsets", [-8, 0]), 422, "not_safetensors"),
-        ("offsets swapped", field(first, "data_offsets", [8, 0]), 422, "not_safetensors"),
-        ("offsets overlap", offsets(last, -4, -4), 422, "not_safetensors"),
-        ("offsets beyond the end", offsets(last, 0, 4096), 400, "truncated"),
-        ("offsets far beyond", field(last, "data_offsets", [0, 2**62]), 400, "truncated"),
-        ("offsets beyond 64 bits", field(last, "data_offsets", [0, 2**70]), 422, "not_safetensors"),
-        ("offsets as fractions", field(first, "data_offsets", [0.0, 4.5]), 422, "not_safetensors"),
-        ("three offsets", field(first, "data_offsets", [0, 4, 8]), 422, "not_safetensors"),
     ]
-    for name, change, status, code in changes:
-        yield HostileBody(f"header: {name}", _repacked(valid, change), status, code)
+
+
+def _changed_tensors(contract: Contract) -> list[Change]:
+    first, last = contract.weights[0].name, contract.weights[-1].name
+    return [
+        ("unknown dtype", _field(first, "dtype", "F7"), 422, "not_safetensors"),
+        ("same size, other dtype", _field(first, "dtype", "I32"), 422, "wrong_dtype"),
+        ("other size dtype", _field(first, "dtype", "F16"), 422, "not_safetensors"),
+        ("flat shape", _flattened(contract), 422, "wrong_shape"),
+        ("negative shape", _field(first, "shape", [-1]), 422, "not_safetensors"),
+        ("shape that overflows", _field(first, "shape", [2**40, 2**40]), 422, "not_safetensors"),
+        ("shape of text", _field(first, "shape", "48"), 422, "not_safetensors"),
+        ("offsets before the start", _field(first, "data_offsets", [-8, 0]), 422, "not_safetensors"),
+        ("offsets swapped", _field(first, "data_offsets", [8, 0]), 422, "not_safetensors"),
+        ("offsets overlap", _offsets(last, -4, -4), 422, "not_safetensors"),
+        ("offsets beyond the end", _offsets(last, 0, 4096), 400, "truncated"),
+        ("offsets far beyond", _field(last, "data_offsets", [0, 2**62]), 400, "truncated"),
+        ("offsets beyond 64 bits", _field(last, "data_offsets", [0, 2**70]), 422, "not_safetensors"),
+        ("offsets as fractions", _field(first, "data_offsets", [0.0, 4.5]), 422, "not_safetensors"),
+        ("three offsets", _field(first, "data_offsets", [0, 4, 8]), 422, "not_safetensors"),
+    ]
+
+
+def _field(name: str, key: str, value: object) -> Callable[[Header], None]:
+    return lambda header: header[name].__setitem__(key, value)
+
+
+def _offsets(name: str, begin: int, end: int) -> Callable[[Header], None]:
+    """Moves where a tensor begins and ends."""
+
+    def change(header: Header) -> None:
+        there = header[name]["data_offsets"]
+        header[name]["data_offsets"] = [there[0] + begin, there[1] + end]
+
+    return change
 
 
 def _flattened(contract: Contract) -> Callable[[Header], None]:
