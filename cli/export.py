@@ -31,6 +31,7 @@ def run(args: argparse.Namespace) -> int:
 
     if not 0 < args.learning_rate < float("inf"):
         raise UsageError(f"expected a learning rate above 0; received {args.learning_rate}")
+    write_whole(args.output, None)
     with quiet_tensorflow():
         from fedfer.export.contract import TrainingSettings, read_contract
         from fedfer.export.tflite import convert
@@ -51,19 +52,23 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def write_whole(path: Path, content: bytes) -> None:
-    """Writes the file under another name and renames it: nobody sees half of it. Raises UsageError."""
+def write_whole(path: Path, content: bytes | None) -> None:
+    """Writes the file under another name and renames it: nobody sees half of it. Without content it only
+    finds out whether that is possible, before time is spent on it. Raises UsageError."""
     from contextlib import suppress
 
     from fedfer.model.errors import UsageError
 
-    if not path.name:
+    if not path.name or path.is_dir():
         raise UsageError(f"cannot write {path}: it names no file; choose another --output")
     part = path.with_name(path.name + ".part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_bytes(content)
-        part.replace(path)
+        part.write_bytes(content or b"")
+        if content is None:
+            part.unlink()
+        else:
+            part.replace(path)
     except OSError as error:
         with suppress(OSError):
             part.unlink()

@@ -1,4 +1,9 @@
-"""One FedAvg round of three phones through the whole system, against the same round by hand in Keras."""
+"""One FedAvg round of three phones through the whole system, against the same round by hand in Keras.
+
+The VGG takes a tenth of the usual learning rate. Its first steps are ill-conditioned: rounding decides single
+ReLUs and maxima, and Keras's own weights after one step at 0.02 move by up to 1e-3 when its input changes by
+1e-7 (docs/log.md). At 0.002 the steps are the same and their noise a tenth.
+"""
 
 import subprocess
 import sys
@@ -16,31 +21,36 @@ from fedfer.export.isolation import call_isolated
 from fedfer.model.partition import partition
 from fedfer.model.sources import load_images
 
-LEARNING_RATE = 0.02
 SEED = 3
 
 
-@pytest.mark.parametrize(("model", "batch_size"), [("tiny", 2), ("vgg", 5)])
-def test_a_round_equals_keras(tmp_path: Path, model: str, batch_size: int) -> None:
-    """Real server, real sockets, real interpreter; dropout off. Shares of 5 images: with batches of 2 three
-    steps each, the last of one image."""
+@pytest.mark.parametrize(
+    ("model", "num_images", "batch_size", "learning_rate"), [("tiny", 24, 3, 0.02), ("vgg", 15, 5, 0.002)]
+)
+def test_a_round_equals_keras(
+    tmp_path: Path, model: str, num_images: int, batch_size: int, learning_rate: float
+) -> None:
+    """Real server, real sockets, real interpreter; dropout off. The tiny model's phones take batches of 3, 3
+    and 2 images, the VGG's one of 5."""
     exported = tmp_path / "model.tflite"
     call_isolated(export_named, model, exported)
     settings = ["--rounds", "1", "--clients", "3", "--local-epochs", "1", "--batch-size", str(batch_size)]
-    with serving(exported, tmp_path / "server", *settings, "--learning-rate", str(LEARNING_RATE)) as server:
+    with serving(exported, tmp_path / "server", *settings, "--learning-rate", str(learning_rate)) as server:
         fleet = [sys.executable, "-m", "fedfer.cli.main", "devices", "--server", server.url, "--count", "3"]
-        source = ["--data", "drawn", "--take", "15", "--partition", "contiguous", "--seed", str(SEED)]
-        subprocess.run([*fleet, *source, "--cache-dir", str(tmp_path / "cache")], check=True, timeout=300)
+        source = ["--data", "drawn", "--take", str(num_images), "--partition", "contiguous"]
+        storage = ["--seed", str(SEED), "--cache-dir", str(tmp_path / "cache")]
+        subprocess.run([*fleet, *source, *storage], check=True, timeout=300, stdout=subprocess.DEVNULL)
         with server.client() as client:
             digest = client.get("/v1/rounds/1").json()["result_weights"]
             version = tmp_path / "version.safetensors"
             version.write_bytes(client.get(f"/v1/weights/{digest}").content)
     result = load_checkpoint(version, read_contract(exported))
 
-    images = load_images("drawn", take=15)
+    images = load_images("drawn", take=num_images)
     shares = [images.take(share) for share in partition(images.labels, 3, scheme="contiguous")]
-    by_hand = call_isolated(train_in_keras, model, shares, LEARNING_RATE, batch_size, SEED)
+    by_hand = call_isolated(train_in_keras, model, shares, learning_rate, batch_size, SEED)
     mean = {name: np.mean([weights[name] for weights in by_hand], axis=0) for name in by_hand[0]}
     difference = vector_difference(result, mean)
-    print(f"{model}: {difference:.1e}")
+    print(f"{model}: {difference:.1e} relative")
     assert difference < 1e-4
+    assert vector_difference(by_hand[0], mean) > 1e-3  # training moved the weights far more than that
