@@ -60,7 +60,8 @@ def write_whole(path: Path, content: bytes | None) -> None:
     from fedfer.model.errors import UsageError
 
     if not path.name or path.is_dir():
-        raise UsageError(f"cannot write {path}: it names no file; choose another --output")
+        reason = "Is a directory" if path.name else "it names no file"
+        raise UsageError(f"cannot write {path}: {reason}; choose another --output")
     part = path.with_name(path.name + ".part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
