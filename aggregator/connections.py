@@ -10,7 +10,7 @@ import asyncio
 from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
 HEAD_SEC = 30.0  # for a request's line and headers, from the connection or the first byte after an answer
-READ_SEC = 60.0  # for a client to read the part of an answer that waits for it, at most about 1 MiB
+READ_SEC = 60.0  # for a client to read the piece of an answer that waits for it
 
 
 class PatientH11(H11Protocol):

@@ -19,7 +19,7 @@ from fedfer.aggregator import rounds
 from fedfer.aggregator.config import ServerConfig
 from fedfer.aggregator.rounds import Round, Update, WaitReason
 from fedfer.aggregator.store import Device, Store
-from fedfer.export.checkpoint import checked_tensors
+from fedfer.export.checkpoint import check_file
 from fedfer.export.contract import Contract
 from fedfer.model.errors import RefusedError, StoreError
 
@@ -152,8 +152,7 @@ class Service:
 
     def check_content(self, upload: Upload) -> None:
         """Raises CheckpointError unless the body is a checkpoint of the served model."""
-        for _ in checked_tensors(upload.path, self.contract):
-            pass
+        check_file(upload.path, self.contract)
 
     def accept(self, device: Device, number: int, upload: Upload, report: Report) -> Update:
         """Takes a checked upload; durable on return. Raises RefusedError, StoreError."""

@@ -7,8 +7,10 @@ weights have equal names. No pickle anywhere; whatever is read is checked agains
 
 import hashlib
 import json
+import math
 import struct
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ from fedfer.export.contract import Contract
 from fedfer.model.errors import CheckpointError
 
 METADATA_KEY = "fedfer.contract"
+CHECK_ELEMENTS = 1 << 15
 MAX_SHOWN_CHARS = 60  # of a name that somebody else chose
 Weights = dict[str, NDArray[np.float32]]
 
@@ -60,15 +63,37 @@ def checked_tensors(path: Path, contract: Contract) -> Iterator[tuple[str, NDArr
     Raises CheckpointError (its `code` says what is wrong); names, shapes and dtypes of all tensors
     are checked before the first is given, values as they come.
     """
+    with _opened(path, contract) as file:
+        for weight in contract.weights:
+            tensor = file.get_tensor(weight.name)
+            _check_values(weight.name, tensor, weight.nonnegative)
+            yield weight.name, tensor
+
+
+def check_file(path: Path, contract: Contract) -> None:
+    """What `checked_tensors` checks, in the memory of one block: a server does it to every upload.
+
+    Raises CheckpointError.
+    """
+    with _opened(path, contract), CheckedFile(path, contract) as file:
+        block = np.empty(CHECK_ELEMENTS, np.float32)
+        for weight in contract.weights:
+            num_elements = math.prod(weight.shape)
+            for first in range(0, num_elements, CHECK_ELEMENTS):
+                values = block[: min(CHECK_ELEMENTS, num_elements - first)]
+                file.read_into(weight.name, first, values)
+                _check_values(weight.name, values, weight.nonnegative)
+
+
+@contextmanager
+def _opened(path: Path, contract: Contract) -> Iterator[Any]:
+    """The file in the safetensors library, with the right model, names, shapes and dtypes."""
     check_header(path, contract)
     try:
         with safetensors.safe_open(path, framework="numpy") as file:
             _check_model(file.metadata() or {}, contract)
             _check_specs(file, contract)
-            for weight in contract.weights:
-                tensor = file.get_tensor(weight.name)
-                _check_values(weight.name, tensor, weight.nonnegative)
-                yield weight.name, tensor
+            yield file
     except safetensors.SafetensorError as error:
         raise CheckpointError(
             f"not a valid safetensors file ({_shown(error)}); expected a checkpoint", code="not_safetensors"

@@ -10,8 +10,10 @@ from average_helpers import SMALL, constant_weights, random_weights, write_check
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fedfer.export import checkpoint
 from fedfer.export.checkpoint import (
     CheckedFile,
+    check_file,
     checked_tensors,
     checkpoint_bytes,
     digest_of,
@@ -35,10 +37,14 @@ def packed(header: object, tensors: bytes = struct.pack("<10f", *range(10))) -> 
 
 
 def refusal(tmp_path: Path, data: bytes) -> CheckpointError:
+    """What reading the file raises, and checking it block by block too."""
     path = tmp_path / "checkpoint"
     path.write_bytes(data)
     with pytest.raises(CheckpointError) as caught:
         load_checkpoint(path, SMALL)
+    with pytest.raises(CheckpointError) as checked:
+        check_file(path, SMALL)
+    assert (checked.value.code, f"{path}: {checked.value}") == (caught.value.code, str(caught.value))
     return caught.value
 
 
@@ -68,6 +74,16 @@ def test_save_and_load_keep_every_bit(tmp_path: Path) -> None:
 def test_equal_weights_have_equal_names() -> None:
     one, other = random_weights(1), dict(reversed(random_weights(1).items()))
     assert digest_of(checkpoint_bytes(one, SMALL)) == digest_of(checkpoint_bytes(other, SMALL))
+
+
+def test_a_fault_in_any_block_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checkpoint, "CHECK_ELEMENTS", 4)  # dense/kernel has 6 elements: blocks of 4 and 2
+    check_file(write_checkpoint(tmp_path, random_weights(1)), SMALL)
+    for place in range(6):
+        weights = random_weights(1)
+        weights["dense/kernel"].flat[place] = np.nan
+        with pytest.raises(CheckpointError, match="dense/kernel holds NaN"):
+            check_file(write_checkpoint(tmp_path, weights), SMALL)
 
 
 def test_read_in_blocks(tmp_path: Path) -> None:
@@ -145,6 +161,7 @@ def test_a_changed_header_byte_never_raises_anything_else(
     loaded = {}
     with contextlib.suppress(CheckpointError):
         loaded = load_checkpoint(path, SMALL)
+        check_file(path, SMALL)
     assert not loaded or {name: tensor.shape for name, tensor in loaded.items()} == {
         w.name: w.shape for w in SMALL.weights
     }
