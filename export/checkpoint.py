@@ -24,7 +24,7 @@ from fedfer.model.errors import CheckpointError
 
 METADATA_KEY = "fedfer.contract"
 CHECK_ELEMENTS = 1 << 15
-MAX_SHOWN_CHARS = 60  # of a name that somebody else chose
+MAX_SHOWN_CHARS = 64  # of a name that somebody else chose
 Weights = dict[str, NDArray[np.float32]]
 
 
@@ -183,8 +183,7 @@ def _check_model(metadata: Mapping[str, str], contract: Contract) -> None:
     stored = metadata.get(METADATA_KEY)
     if stored != contract.digest:
         raise CheckpointError(
-            f"checkpoint of model {_shown(stored)}; expected one of {contract.digest}: "
-            "train the model that this aggregator serves",
+            f"checkpoint of model {_shown(stored)}; expected one of {contract.digest}, the model at hand",
             code="wrong_model",
         )
 

@@ -149,3 +149,12 @@ def test_other_errors_are_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
         main(["inspect", "x"])
     monkeypatch.setattr(inspect, "run", interrupt)
     assert main(["inspect", "x"]) == 130
+
+
+def test_output_that_nobody_reads_any_more_is_no_failure_to_explain(tiny_tflite: Path) -> None:
+    command = [sys.executable, "-m", "fedfer.cli.main", "inspect", str(tiny_tflite)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert (process.stderr.read(), process.wait()) == (b"", 141)
