@@ -115,6 +115,6 @@ def export_command(way: str, *arguments: str) -> int:
         from keras_models import tiny_model
     with (
         patch("fedfer.export.tflite.convert", sabotaged_convert(way)),
-        patch("fedfer.model.vgg.build_vgg", lambda dropout, seed: tiny_model(dropout)),
+        patch("fedfer.model.vgg.build_vgg", lambda dropout, *_: tiny_model(dropout)),
     ):
         return main(["export", *arguments])
