@@ -89,8 +89,7 @@ class Device:
                 return self._ask()
             case State.TRAIN:
                 self._train()
-            case State.UPLOAD:
-                self._upload()
+                self._upload()  # at once: the next step may come after another device's training
             case State.FINISHED:
                 return None
         return 0.0
