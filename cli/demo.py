@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from fedfer.cli.demo_plan import DRAWN, MIN_PROCESSES, DemoPlan
 from fedfer.model.errors import UsageError
+from fedfer.model.settings import DROPOUT
 
 if TYPE_CHECKING:
     from fedfer.cli.children import Children
@@ -38,6 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--local-epochs", type=int, default=3, metavar="N", help="passes over a phone's images in a round")
     add("--batch-size", type=int, default=5, metavar="N", help="images in a training step")
     add("--learning-rate", type=float, default=0.02, metavar="RATE", help="of SGD on the phones")
+    add("--dropout", type=float, default=DROPOUT, help="share of activations dropped in training, 0 to <1")
     add(
         "--partition",
         choices=("contiguous", "iid", "dirichlet"),

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fedfer.model.errors import UsageError
+from fedfer.model.settings import DROPOUT
 
 POOL_FACTOR = 5  # images to draw skewed label mixes from, as a multiple of those that the phones will hold
 MIN_PROCESSES = 3  # the article's three phones, each in a process of its own
@@ -33,6 +34,7 @@ class DemoPlan:
     processes: int | None
     seed: int
     runtime: str
+    dropout: float = DROPOUT
 
     def __post_init__(self) -> None:
         """Raises UsageError for numbers that would only fail later, in a child."""
@@ -51,6 +53,8 @@ class DemoPlan:
             learning_rate=self.learning_rate,
         )
         check_alpha(self.alpha)
+        if not 0 <= self.dropout < 1:
+            raise UsageError(f"expected --dropout of at least 0 and below 1; received {self.dropout}")
 
     @property
     def num_processes(self) -> int:
@@ -87,7 +91,10 @@ class DemoPlan:
         return [f"phone-{number}" for number in range(self.devices)]
 
     def export_arguments(self, model: Path) -> list[str]:
-        return _arguments("export", output=model, learning_rate=self.learning_rate, seed=self.seed)
+        return [
+            *_arguments("export", output=model, dropout=self.dropout),
+            *_options(learning_rate=self.learning_rate, seed=self.seed),
+        ]
 
     def serve_arguments(self, model: Path, data_dir: Path) -> list[str]:
         return [

@@ -66,6 +66,7 @@ def test_command_lines() -> None:
     assert chosen.export_arguments(Path("m.tflite")) == [
         "export",
         "--output=m.tflite",
+        "--dropout=0.3",
         "--learning-rate=0.02",
         "--seed=4",
     ]
@@ -85,6 +86,7 @@ def test_plan_refuses_zeros(option: str) -> None:
     [
         ({"learning_rate": float("nan")}, "learning-rate is nan"),
         ({"learning_rate": -1.0}, "learning-rate is -1.0"),
+        ({"dropout": 1.0}, "expected --dropout"),
         ({"alpha": 0.0}, "expected an alpha of 0.001"),
         ({"devices": 20_000}, "clients is 20000"),
     ],
