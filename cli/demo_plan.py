@@ -119,7 +119,7 @@ class DemoPlan:
         how = f"Dirichlet({self.alpha:g})" if self.partition == "dirichlet" else self.partition
         return (
             f"{self.devices} phones, {self.examples_per_device} {what} each ({how}), "
-            f"{self.local_epochs} local epochs a round"
+            f"{self.local_epochs} local epoch{'s' if self.local_epochs > 1 else ''} a round"
         )
 
 

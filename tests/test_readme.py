@@ -101,8 +101,9 @@ def test_links_lead_to_files_and_headings(document: str) -> None:
         assert not heading or heading in {name.lower().replace(" ", "-") for name in headings}, target
 
 
-def test_the_picture_is_small() -> None:
-    assert 10_000 < (ROOT / "docs/curves-drawn.png").stat().st_size < 200_000
+def test_the_pictures_are_small() -> None:
+    for name in ("curves-article.png", "curves-learning.png"):
+        assert 10_000 < (ROOT / "docs" / name).stat().st_size < 200_000
 
 
 def codes_in_protocol() -> set[str]:
