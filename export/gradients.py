@@ -1,22 +1,29 @@
 """Gradients made of operators that every TFLite runtime has, for ops whose TensorFlow gradient has none.
 
-TensorFlow differentiates Conv2D, MaxPool and Relu into Conv2DBackpropFilter, MaxPoolGrad and ReluGrad,
-which exist on a phone only through the Flex delegate. While `builtin_gradients(graph)` is active, ops that
-are added to the graph get gradients from here, fedfer.export.convolution and fedfer.export.broadcast; what
-they compute is the same (the tests compare).
+TensorFlow differentiates Conv2D, MaxPool, AvgPool and Relu into Conv2DBackpropFilter, MaxPoolGrad,
+AvgPoolGrad and ReluGrad, which exist on a phone only through the Flex delegate. While
+`builtin_gradients(graph)` is active, ops that are added to the graph get gradients from here,
+fedfer.export.convolution and fedfer.export.broadcast; what they compute is the same (the tests compare).
 """
 
 from contextlib import AbstractContextManager
 
+import numpy as np
 import tensorflow as tf
 
 from fedfer.export import broadcast, convolution
-from fedfer.export.padding import every, image_size, pad_images, pads_of
+from fedfer.export.padding import Pads, every, image_size, pad_images, pads_of
 from fedfer.model.errors import ExportError
 
 # Largest factor that keeps 0 at 0 and lifts every normal float32 to at least 1 (inf is clamped to 1).
 SATURATE = 3e38
-OVERRIDES = {"MaxPool": "FedferMaxPool", "Relu": "FedferRelu", **convolution.OVERRIDES, **broadcast.OVERRIDES}
+OVERRIDES = {
+    "MaxPool": "FedferMaxPool",
+    "AvgPool": "FedferAvgPool",
+    "Relu": "FedferRelu",
+    **convolution.OVERRIDES,
+    **broadcast.OVERRIDES,
+}
 
 
 def builtin_gradients(graph: tf.Graph) -> AbstractContextManager[None]:
@@ -36,19 +43,47 @@ def _relu_gradient(op: tf.Operation, dy: tf.Tensor) -> tf.Tensor:
 
 @tf.RegisterGradient("FedferMaxPool")  # type: ignore[untyped-decorator]
 def _max_pool_gradient(op: tf.Operation, dy: tf.Tensor) -> tf.Tensor:
-    """The first maximum of a window in row-major order takes its gradient, as in TensorFlow.
-
-    One mask per place in the window; the sums of each phase (place modulo stride) are laid back
-    between each other by DEPTH_TO_SPACE.
-    """
+    """The first maximum of a window in row-major order takes its gradient, as in TensorFlow."""
     x, y = op.inputs[0], op.outputs[0]
+    window, strides, pads = _pooling(op)
+    padded = pad_images(x, pads, float(x.dtype.min))
+    return _lay_back(_window_shares(padded, y, dy, window, strides), op)
+
+
+@tf.RegisterGradient("FedferAvgPool")  # type: ignore[untyped-decorator]
+def _average_pool_gradient(op: tf.Operation, dy: tf.Tensor) -> tf.Tensor:
+    """Each place of a window takes an equal share; at the edges of 'SAME' those inside the image."""
+    (height, width), (window, strides, pads) = image_size(op.inputs[0]), _pooling(op)
+    ones = np.pad(np.ones((height, width), np.float32), pads)
+    counts = np.zeros(image_size(dy), np.float32)
+    for i, j in _places(window):
+        down, along = (start + size * s for start, size, s in zip((i, j), counts.shape, strides, strict=True))
+        counts += ones[i : down : strides[0], j : along : strides[1]]
+    share = dy * tf.constant(1.0 / counts[None, :, :, None])
+    return _lay_back(dict.fromkeys(_places(window), share), op)
+
+
+def _places(window: list[int]) -> list[tuple[int, int]]:
+    """The window's places in row-major order."""
+    return [(i, j) for i in range(window[0]) for j in range(window[1])]
+
+
+def _pooling(op: tf.Operation) -> tuple[list[int], list[int], Pads]:
+    """Window, strides and pads. Raises ExportError for strides that differ."""
     window, strides = op.get_attr("ksize")[1:3], op.get_attr("strides")[1:3]
     if strides[0] != strides[1]:
-        raise ExportError(f"{op.name}: max-pooling strides {tuple(strides)} differ; expected equal ones")
-    (height, width), padding = image_size(x), op.get_attr("padding").decode()
-    (top, bottom), (left, right) = pads_of(padding, [height, width], window, strides, [1, 1])
-    padded = pad_images(x, [[top, bottom], [left, right]], float(x.dtype.min))
-    shares = _window_shares(padded, y, dy, window, strides)
+        raise ExportError(f"{op.name}: pooling strides {tuple(strides)} differ; expected equal ones")
+    padding = op.get_attr("padding").decode()
+    return window, strides, pads_of(padding, image_size(op.inputs[0]), window, strides, [1, 1])
+
+
+def _lay_back(shares: dict[tuple[int, int], tf.Tensor], op: tf.Operation) -> tf.Tensor:
+    """Sums each window's shares at the places of the image that they belong to.
+
+    The sums of each phase (place modulo stride) are laid back between each other by DEPTH_TO_SPACE.
+    """
+    window, strides, ((top, _), (left, _)) = _pooling(op)
+    height, width = image_size(op.inputs[0])
     whole = _scatter_phases(shares, window, strides[0])
     # Rows and columns that no window reaches get no gradient.
     short = [max(0, top + height - whole.shape[1]), max(0, left + width - whole.shape[2])]
@@ -61,12 +96,11 @@ def _window_shares(
 ) -> dict[tuple[int, int], tf.Tensor]:
     """For each place (i, j) of the window: dy where that place holds the window's first maximum, else 0."""
     left_over, shares = dy, {}
-    for i in range(window[0]):
-        for j in range(window[1]):
-            seen = every(padded, (i, j), image_size(y), strides)
-            below = tf.clip_by_value((seen - y) * SATURATE, -1.0, 1.0)  # -1 below the maximum, 0 at it
-            shares[i, j] = left_over + left_over * below
-            left_over = left_over - shares[i, j]
+    for place in _places(window):
+        seen = every(padded, place, image_size(y), strides)
+        below = tf.clip_by_value((seen - y) * SATURATE, -1.0, 1.0)  # -1 below the maximum, 0 at it
+        shares[place] = left_over + left_over * below
+        left_over = left_over - shares[place]
     return shares
 
 

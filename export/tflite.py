@@ -1,5 +1,6 @@
 """A Keras model -> one `.tflite` with training signatures, builtin operators only, its contract inside."""
 
+import re
 import tempfile
 import warnings
 from typing import Any
@@ -34,8 +35,19 @@ def convert(model: keras.Model, labels: tuple[str, ...], settings: TrainingSetti
         try:
             content: bytes = converter.convert()
         except Exception as error:  # the converter raises whatever MLIR says
-            raise ExportError(f"TensorFlow cannot convert the model to builtin operators: {error}") from None
+            raise ExportError(_refusal(str(error))) from None
     return finish(content, contract)
+
+
+def _refusal(message: str) -> str:
+    """What stands in the way, in one line, of the pages that the converter says."""
+    missing = sorted(set(re.findall(r"'tf\.(\w+)' op is neither", message)))
+    if missing:
+        return (
+            f"training this model needs operators that phones lack: {', '.join(missing)}; "
+            "replace the layers that they come from"
+        )
+    return f"TensorFlow cannot convert the model: {(message.strip().splitlines() or [''])[0][:300]}"
 
 
 def make_contract(model: keras.Model, labels: tuple[str, ...], settings: TrainingSettings) -> Contract:

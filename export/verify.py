@@ -44,6 +44,10 @@ def verify(content: bytes, model: keras.Model, contract: Contract) -> list[Findi
     images, labels = _random_batch(contract)
     rate = contract.training.learning_rate
     reference = _keras_step(model, images, labels, rate)
+    sums = reference.probabilities.sum(axis=-1)
+    if reference.probabilities.min() < 0 or abs(sums - 1).max() > 1e-3:
+        text = "the model's outputs are not probabilities; end it in a softmax over its classes"
+        return [*findings, Finding(False, text)]
     for runtime in available_runtimes() or ["auto"]:
         observed = call_isolated(run_in_runtime, content, runtime, images, labels, rate, CHECK_SEED)
         findings += _runtime_findings(observed, reference)

@@ -38,7 +38,14 @@ def integers(rng: np.random.Generator, low: int, high: int, *shape: int) -> NDAr
 def all_cases() -> list[Case]:
     """The same cases in the same order at every call."""
     rng = np.random.default_rng(20)
-    return [*convolutions(rng), *poolings(rng), *rectifiers(rng), *elementwise(rng), *layers(rng)]
+    return [
+        *convolutions(rng),
+        *poolings(rng),
+        *average_poolings(rng),
+        *rectifiers(rng),
+        *elementwise(rng),
+        *layers(rng),
+    ]
 
 
 def cases_by_file() -> dict[str, list[Case]]:
@@ -95,6 +102,18 @@ def poolings(rng: np.random.Generator) -> Iterator[Case]:
         batch, channels, levels = int(rng.integers(1, 3)), int(rng.integers(1, 4)), int(rng.integers(1, 5))
         padding = str(rng.choice(["SAME", "VALID"]))
         yield pooling(rng, (batch, *size, channels), levels, window=window, stride=stride, padding=padding)
+
+
+def average_poolings(rng: np.random.Generator) -> Iterator[Case]:
+    for size, window, stride, padding in (
+        ((7, 9), [2, 3], 2, "SAME"),
+        ((8, 8), [2, 2], 2, "VALID"),
+        ((7, 5), [3, 3], 1, "SAME"),
+        ((8, 9), [2, 2], 3, "VALID"),  # places between windows
+    ):
+        name = f"average_pool_{size[0]}x{size[1]}_{window[0]}x{window[1]}_stride{stride}_{padding}"
+        settings = {"window": window, "stride": stride, "padding": padding}
+        yield Case(name, "average_pool", {"x": normal(rng, 2, *size, 3)}, settings)
 
 
 def rectifiers(rng: np.random.Generator) -> Iterator[Case]:

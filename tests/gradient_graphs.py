@@ -22,6 +22,7 @@ Arrays = dict[str, NDArray[np.float32]]
 Tensors = dict[str, tf.Tensor]
 OPS: dict[str, Callable[..., tf.Tensor]] = {
     "conv": lambda x, w, strides=(1, 1), **rest: tf.nn.conv2d(x, w, list(strides), **rest),
+    "average_pool": lambda x, window, stride, padding: tf.nn.avg_pool2d(x, window, stride, padding),
     "pool": lambda x, window, stride, padding: tf.nn.max_pool2d(x, window, stride, padding),
     "relu": lambda x: tf.nn.relu(x),
     "relu_pool": lambda x: tf.nn.max_pool2d(tf.nn.relu(x), 3, 2, "SAME"),

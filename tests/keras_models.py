@@ -26,3 +26,31 @@ def tiny_model(dropout: float = 0.3) -> keras.Model:
         keras.layers.Dense(7, activation="softmax", name="probabilities"),
     ]
     return keras.Sequential(layers, name="tiny")
+
+
+def small_skip_model() -> keras.Model:
+    """A functional model with a branch, a skip and a strided convolution on 16x16x3: 4 probabilities."""
+    images = keras.Input((16, 16, 3))
+    x = keras.layers.Conv2D(8, 3, padding="same", activation="relu", name="a")(images)
+    y = keras.layers.Conv2D(8, 3, padding="same", activation="relu", name="b")(x)
+    x = keras.layers.Add(name="skip")([x, y])
+    x = keras.layers.Conv2D(8, 3, strides=2, padding="same", activation="relu", name="c")(x)
+    x = keras.layers.GlobalAveragePooling2D(name="pool")(x)
+    return keras.Model(images, keras.layers.Dense(4, activation="softmax", name="d")(x), name="skipping")
+
+
+def logits_model() -> keras.Model:
+    """Ends in logits, which cannot be trained as probabilities."""
+    layers = [keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(3)]
+    return keras.Sequential(layers, name="logits")
+
+
+def unsupported_model() -> keras.Model:
+    """A layer whose gradient phones have no operator for."""
+    images = keras.Input((8, 8, 1))
+    x = keras.layers.Flatten()(keras.layers.DepthwiseConv2D(3)(images))
+    return keras.Model(images, keras.layers.Dense(3, activation="softmax")(x), name="unsupported")
+
+
+def not_a_model() -> str:
+    return "model"

@@ -10,13 +10,16 @@ import pytest
 from fedfer.cli.export import write_whole
 from fedfer.export.contract import read_contract
 from fedfer.export.flatbuffer import is_builtin_only, op_census
+from fedfer.export.isolation import call_isolated
 from fedfer.export.runtime import available_runtimes
 from fedfer.model.errors import UsageError
 
 
 def export(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run in this folder, so that `keras_models:function` is found."""
     command = [sys.executable, "-m", "fedfer.cli.main", "export", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+    here = Path(__file__).parent
+    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=here)
 
 
 @pytest.mark.slow
@@ -73,3 +76,52 @@ def test_output_that_cannot_be_written(tmp_path: Path) -> None:
         with pytest.raises(UsageError, match=f"cannot write {output}: {reason}; choose another --output"):
             write_whole(output, b"content")
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["file", "folder"]
+
+
+def save_skip_model(path: Path) -> None:
+    """For a process of its own."""
+    from keras_models import small_skip_model
+
+    small_skip_model().save(path)
+
+
+def test_another_model_by_function_and_by_file(tmp_path: Path) -> None:
+    by_function, by_file, saved = (tmp_path / name for name in ("a.tflite", "b.tflite", "m.keras"))
+    done = export("keras_models:small_skip_model", "--labels", "a,b,c,d", "--output", str(by_function))
+    assert (done.returncode, done.stderr) == (0, "")
+    contract = read_contract(by_function)
+    assert (contract.image_shape, contract.labels) == ((16, 16, 3), ("a", "b", "c", "d"))
+    assert is_builtin_only(op_census(by_function.read_bytes()))
+
+    call_isolated(save_skip_model, saved)
+    assert export(str(saved), "--output", str(by_file)).returncode == 0
+    assert read_contract(by_file).labels == ("0", "1", "2", "3")
+    assert [w.name for w in read_contract(by_file).weights] == [w.name for w in contract.weights]
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ("keras_models:logits_model", "outputs are not probabilities; end it in a softmax over its classes"),
+        ("keras_models:unsupported_model", "needs operators that phones lack: DepthwiseConv2dNativeBackprop"),
+        ("keras_models:not_a_model", "gives str; expected a Keras model with an input shape"),
+        ("keras_models:nothing", "keras_models has no function nothing; expected one that returns"),
+        ("no_such_module:build", "cannot import no_such_module: No module named 'no_such_module'"),
+        ("nonsense", "'nonsense' is no model; expected FILE.keras or package.module:function"),
+        ("missing.keras", "no file missing.keras; expected a model saved by"),
+    ],
+)
+def test_what_is_no_model_or_cannot_be_exported(tmp_path: Path, model: str, message: str) -> None:
+    done = export(model, "--output", str(tmp_path / "model.tflite"))
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1
+    assert message in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_damaged_keras_file(tmp_path: Path) -> None:
+    damaged = tmp_path / "m.keras"
+    damaged.write_bytes(b"PK no archive")
+    done = export(str(damaged), "--output", str(tmp_path / "model.tflite"))
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert "Keras cannot load" in done.stderr
