@@ -1,7 +1,7 @@
 """Gradients made of operators that every TFLite runtime has, for ops whose TensorFlow gradient has none.
 
-TensorFlow differentiates Conv2D, MaxPool, AvgPool and Relu into Conv2DBackpropFilter, MaxPoolGrad,
-AvgPoolGrad and ReluGrad, which exist on a phone only through the Flex delegate. While
+TensorFlow differentiates Conv2D, MaxPool, Relu and their like into Conv2DBackpropFilter, MaxPoolGrad,
+ReluGrad and others, which exist on a phone only through the Flex delegate. While
 `builtin_gradients(graph)` is active, ops that are added to the graph get gradients from here,
 fedfer.export.convolution and fedfer.export.broadcast; what they compute is the same (the tests compare).
 """
@@ -12,6 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from fedfer.export import broadcast, convolution
+from fedfer.export.normalization import sum_all_but_last
 from fedfer.export.padding import Pads, every, image_size, pad_images, pads_of
 from fedfer.model.errors import ExportError
 
@@ -20,7 +21,9 @@ SATURATE = 3e38
 OVERRIDES = {
     "MaxPool": "FedferMaxPool",
     "AvgPool": "FedferAvgPool",
+    "DepthwiseConv2dNative": "FedferDepthwiseConv2d",
     "Relu": "FedferRelu",
+    "Relu6": "FedferRelu6",
     **convolution.OVERRIDES,
     **broadcast.OVERRIDES,
 }
@@ -38,29 +41,58 @@ def _relu_gradient(op: tf.Operation, dy: tf.Tensor) -> tf.Tensor:
 
     GREATER and CAST, the usual form, take ten times as long in tflite-runtime 2.14.
     """
-    return dy * tf.clip_by_value(op.outputs[0] * SATURATE, -1.0, 1.0)
+    return dy * _step(op.outputs[0])
+
+
+@tf.RegisterGradient("FedferRelu6")  # type: ignore[untyped-decorator]
+def _relu6_gradient(op: tf.Operation, dy: tf.Tensor) -> tf.Tensor:
+    """dy where the output is above 0 and below 6."""
+    y = op.outputs[0]
+    return dy * (_step(y) * _step(6.0 - y))
+
+
+def _step(never_negative: tf.Tensor) -> tf.Tensor:
+    """1 above 0, 0 at 0."""
+    return tf.clip_by_value(never_negative * SATURATE, -1.0, 1.0)
+
+
+@tf.RegisterGradient("FedferDepthwiseConv2d")  # type: ignore[untyped-decorator]
+def _depthwise_gradient(op: tf.Operation, dy: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """x [B,H,W,C], filters [kh,kw,C,1]: each place of the window takes dy times its filter, and its filter
+    the sum of dy times what it sees."""
+    x, filters = op.inputs
+    if filters.shape[3] != 1 or op.get_attr("dilations")[1:3] != [1, 1]:
+        raise ExportError(
+            f"{op.name}: depthwise convolutions with a multiplier or dilation cannot be exported"
+        )
+    window, strides, pads = _windows(op, [int(size) for size in filters.shape[:2]])
+    padded, places = pad_images(x, pads), _places(window)
+    shares = {(i, j): dy * tf.reshape(filters[i, j], [-1]) for i, j in places}
+    sums = [sum_all_but_last(every(padded, place, image_size(dy), strides) * dy) for place in places]
+    return _lay_back(shares, op, window), tf.reshape(tf.stack(sums), filters.shape)
 
 
 @tf.RegisterGradient("FedferMaxPool")  # type: ignore[untyped-decorator]
 def _max_pool_gradient(op: tf.Operation, dy: tf.Tensor) -> tf.Tensor:
     """The first maximum of a window in row-major order takes its gradient, as in TensorFlow."""
     x, y = op.inputs[0], op.outputs[0]
-    window, strides, pads = _pooling(op)
+    window, strides, pads = _windows(op, op.get_attr("ksize")[1:3])
     padded = pad_images(x, pads, float(x.dtype.min))
-    return _lay_back(_window_shares(padded, y, dy, window, strides), op)
+    return _lay_back(_window_shares(padded, y, dy, window, strides), op, window)
 
 
 @tf.RegisterGradient("FedferAvgPool")  # type: ignore[untyped-decorator]
 def _average_pool_gradient(op: tf.Operation, dy: tf.Tensor) -> tf.Tensor:
     """Each place of a window takes an equal share; at the edges of 'SAME' those inside the image."""
-    (height, width), (window, strides, pads) = image_size(op.inputs[0]), _pooling(op)
+    height, width = image_size(op.inputs[0])
+    window, strides, pads = _windows(op, op.get_attr("ksize")[1:3])
     ones = np.pad(np.ones((height, width), np.float32), pads)
     counts = np.zeros(image_size(dy), np.float32)
     for i, j in _places(window):
         down, along = (start + size * s for start, size, s in zip((i, j), counts.shape, strides, strict=True))
         counts += ones[i : down : strides[0], j : along : strides[1]]
     share = dy * tf.constant(1.0 / counts[None, :, :, None])
-    return _lay_back(dict.fromkeys(_places(window), share), op)
+    return _lay_back(dict.fromkeys(_places(window), share), op, window)
 
 
 def _places(window: list[int]) -> list[tuple[int, int]]:
@@ -68,21 +100,20 @@ def _places(window: list[int]) -> list[tuple[int, int]]:
     return [(i, j) for i in range(window[0]) for j in range(window[1])]
 
 
-def _pooling(op: tf.Operation) -> tuple[list[int], list[int], Pads]:
+def _windows(op: tf.Operation, window: list[int]) -> tuple[list[int], list[int], Pads]:
     """Window, strides and pads. Raises ExportError for strides that differ."""
-    window, strides = op.get_attr("ksize")[1:3], op.get_attr("strides")[1:3]
+    strides, padding = op.get_attr("strides")[1:3], op.get_attr("padding").decode()
     if strides[0] != strides[1]:
-        raise ExportError(f"{op.name}: pooling strides {tuple(strides)} differ; expected equal ones")
-    padding = op.get_attr("padding").decode()
+        raise ExportError(f"{op.name}: strides {tuple(strides)} differ; expected equal ones")
     return window, strides, pads_of(padding, image_size(op.inputs[0]), window, strides, [1, 1])
 
 
-def _lay_back(shares: dict[tuple[int, int], tf.Tensor], op: tf.Operation) -> tf.Tensor:
+def _lay_back(shares: dict[tuple[int, int], tf.Tensor], op: tf.Operation, window: list[int]) -> tf.Tensor:
     """Sums each window's shares at the places of the image that they belong to.
 
     The sums of each phase (place modulo stride) are laid back between each other by DEPTH_TO_SPACE.
     """
-    window, strides, ((top, _), (left, _)) = _pooling(op)
+    _, strides, ((top, _), (left, _)) = _windows(op, window)
     height, width = image_size(op.inputs[0])
     whole = _scatter_phases(shares, window, strides[0])
     # Rows and columns that no window reaches get no gradient.

@@ -116,7 +116,19 @@ def average_poolings(rng: np.random.Generator) -> Iterator[Case]:
         yield Case(name, "average_pool", {"x": normal(rng, 2, *size, 3)}, settings)
 
 
+def depthwise(rng: np.random.Generator) -> Iterator[Case]:
+    for size, window, stride, padding in (
+        ((7, 9), (3, 3), 1, "SAME"),
+        ((8, 7), (3, 3), 2, "SAME"),
+        ((9, 9), (2, 3), 2, "VALID"),
+    ):
+        name = f"depthwise_{size[0]}x{size[1]}_{window[0]}x{window[1]}_stride{stride}_{padding}"
+        inputs = {"x": normal(rng, 2, *size, 3), "w": normal(rng, *window, 3, 1)}
+        yield Case(name, "depthwise", inputs, {"stride": stride, "padding": padding})
+
+
 def rectifiers(rng: np.random.Generator) -> Iterator[Case]:
+    yield Case("relu6", "relu6", {"x": integers(rng, -2, 8, 4, 5, 6)}, exact=True)
     yield Case("relu_exact_zeros", "relu", {"x": integers(rng, -1, 1, 4, 5, 6)}, exact=True)
     least = np.finfo(np.float32).tiny
     edges = np.array([[0.0, -0.0, least, -least, 1.5 * least, 1e-30, 1.0, -1.0, 3e38, -3e38]], np.float32)

@@ -22,6 +22,8 @@ Arrays = dict[str, NDArray[np.float32]]
 Tensors = dict[str, tf.Tensor]
 OPS: dict[str, Callable[..., tf.Tensor]] = {
     "conv": lambda x, w, strides=(1, 1), **rest: tf.nn.conv2d(x, w, list(strides), **rest),
+    "depthwise": lambda x, w, stride, padding: tf.nn.depthwise_conv2d(x, w, [1, stride, stride, 1], padding),
+    "relu6": lambda x: tf.nn.relu6(x),
     "average_pool": lambda x, window, stride, padding: tf.nn.avg_pool2d(x, window, stride, padding),
     "pool": lambda x, window, stride, padding: tf.nn.max_pool2d(x, window, stride, padding),
     "relu": lambda x: tf.nn.relu(x),

@@ -39,6 +39,22 @@ def small_skip_model() -> keras.Model:
     return keras.Model(images, keras.layers.Dense(4, activation="softmax", name="d")(x), name="skipping")
 
 
+def mobile_model() -> keras.Model:
+    """An inverted residual block as in MobileNetV2 on 16x16x3: 3 probabilities."""
+    images = keras.Input((16, 16, 3))
+    x = keras.layers.Conv2D(8, 3, strides=2, padding="same", use_bias=False, name="stem")(images)
+    y = keras.layers.ReLU(6.0)(
+        keras.layers.BatchNormalization(name="bn_expand")(
+            keras.layers.Conv2D(24, 1, use_bias=False, name="expand")(x)
+        )
+    )
+    y = keras.layers.DepthwiseConv2D(3, padding="same", use_bias=False, name="depthwise")(y)
+    y = keras.layers.ReLU(6.0)(keras.layers.BatchNormalization(name="bn_depthwise")(y))
+    x = keras.layers.Add()([x, keras.layers.Conv2D(8, 1, use_bias=False, name="project")(y)])
+    x = keras.layers.GlobalAveragePooling2D()(keras.layers.AveragePooling2D(2)(x))
+    return keras.Model(images, keras.layers.Dense(3, activation="softmax", name="d")(x), name="mobile")
+
+
 def logits_model() -> keras.Model:
     """Ends in logits, which cannot be trained as probabilities."""
     layers = [keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(3)]
@@ -48,7 +64,7 @@ def logits_model() -> keras.Model:
 def unsupported_model() -> keras.Model:
     """A layer whose gradient phones have no operator for."""
     images = keras.Input((8, 8, 1))
-    x = keras.layers.Flatten()(keras.layers.DepthwiseConv2D(3)(images))
+    x = keras.layers.Flatten()(keras.layers.Conv2DTranspose(2, 3)(images))
     return keras.Model(images, keras.layers.Dense(3, activation="softmax")(x), name="unsupported")
 
 

@@ -99,11 +99,16 @@ def test_another_model_by_function_and_by_file(tmp_path: Path) -> None:
     assert [w.name for w in read_contract(by_file).weights] == [w.name for w in contract.weights]
 
 
+def test_an_inverted_residual_block(tmp_path: Path) -> None:
+    done = export("keras_models:mobile_model", "--output", str(tmp_path / "mobile.tflite"))
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 @pytest.mark.parametrize(
     ("model", "message"),
     [
         ("keras_models:logits_model", "outputs are not probabilities; end it in a softmax over its classes"),
-        ("keras_models:unsupported_model", "needs operators that phones lack: DepthwiseConv2dNativeBackprop"),
+        ("keras_models:unsupported_model", "needs operators that phones lack: Conv2DBackpropFilter"),
         ("keras_models:not_a_model", "gives str; expected a Keras model with an input shape"),
         ("keras_models:nothing", "keras_models has no function nothing; expected one that returns"),
         ("no_such_module:build", "cannot import no_such_module: No module named 'no_such_module'"),

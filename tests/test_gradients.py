@@ -62,7 +62,7 @@ def test_gradients_are_tensorflows(compared: Compared, case: Case, runtime: str)
 
 def test_what_cannot_be_exported_is_named() -> None:
     said = call_isolated(refusals)
-    assert "pooling strides (1, 2) differ; expected equal ones" in said["unequal pooling strides"]
+    assert "strides (1, 2) differ; expected equal ones" in said["unequal pooling strides"]
     assert "cannot be exported; use one of them" in said["stride and dilation"]
     assert "only channels-last convolutions without groups" in said["groups"]
     assert "give the model an input shape with one" in said["image of unknown height"]
