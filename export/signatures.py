@@ -53,11 +53,12 @@ class TrainableModel(tf.Module):  # type: ignore[misc]
     def train(
         self, images: tf.Tensor, labels: tf.Tensor, learning_rate: tf.Tensor, seed: tf.Tensor
     ) -> dict[str, tf.Tensor]:
-        """One step of SGD on the mean loss of the batch; BatchNorm's statistics move as in Keras."""
+        """One step of SGD on the mean loss of the batch and the layers' regularisers; BatchNorm's statistics
+        move as in Keras."""
         graph = tf.compat.v1.get_default_graph()
         with builtin_gradients(graph), seeded_dropout(seed, labels), phone_layers():
             probabilities = self.model(images, training=True)
-            loss = mean_cross_entropy(probabilities, labels)
+            loss = tf.add_n([mean_cross_entropy(probabilities, labels), *self.model.losses])
             trained = [weight.value for weight in self.model.trainable_weights]
             gradients = tf.gradients(loss, trained)
         for variable, gradient in zip(trained, gradients, strict=True):

@@ -122,6 +122,7 @@ def _keras_step(
     seed, classes = tf.constant([CHECK_SEED], tf.int32), tf.constant(labels)
     with seeded_dropout(seed, classes), tf.GradientTape() as tape:
         loss = keras.losses.SparseCategoricalCrossentropy()(labels, model(images, training=True))
+        loss = tf.add_n([loss, *model.losses])
     gradients = tape.gradient(loss, [weight.value for weight in model.trainable_weights])
     keras.optimizers.SGD(learning_rate).apply(gradients, model.trainable_weights)
     trained = weights()
