@@ -29,7 +29,7 @@ def tiny_model(dropout: float = 0.3) -> keras.Model:
 
 
 def small_skip_model() -> keras.Model:
-    """Functional, with a branch, a skip, weight decay and a strided convolution: 16x16x3 -> 4 probabilities."""
+    """Functional, with a branch, a skip, weight decay and a strided convolution: 16x16x3 -> 4 classes."""
     images = keras.Input((16, 16, 3))
     x = keras.layers.Conv2D(8, 3, padding="same", activation="relu", name="a")(images)
     decay = keras.regularizers.L2(0.1)
