@@ -106,3 +106,14 @@ def test_refuses_what_cannot_be(settings: dict[str, object], words: str) -> None
     call = {"num_devices": 3, "scheme": "contiguous", **settings}
     with pytest.raises(UsageError, match=words):
         partition(np.zeros(10, np.uint8), **call)  # type: ignore[arg-type]
+
+
+def test_dirichlet_mixes_vary_around_the_datas_own() -> None:
+    """A label that is 2 % of the images stays rare in the fleet; a symmetric draw would make it a third."""
+    labels = np.repeat([0, 1, 2], [200, 4_900, 4_900])
+    parts = partition(labels, 100, scheme="dirichlet", alpha=0.5, examples_per_device=50, seed=1)
+    shares = np.bincount(labels[np.concatenate(parts)], minlength=3) / 5_000
+    assert shares[0] < 0.05
+    assert abs(shares[1] - shares[2]) < 0.2
+    own = [np.bincount(labels[part], minlength=3).max() / 50 for part in parts]
+    assert np.mean(own) > 0.7  # and each device is skewed: an even split gives 0.55
