@@ -17,7 +17,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
@@ -66,7 +66,8 @@ class TrainingSettings:
 class Contract:
     """What a `.tflite` offers. `image_shape` is (H, W, C); uint8 pixels are divided by
     `pixel_divisor` before they enter `train` or `infer`; `labels[i]` is the name of class i;
-    `initial_weights` is the sha256 of the canonical checkpoint that the file starts from."""
+    `initial_weights` is the sha256 of the checkpoint that the file starts from, written for this contract
+    with `initial_weights` empty (a checkpoint names its contract, and cannot name itself)."""
 
     model_name: str
     image_shape: tuple[int, int, int]
@@ -190,8 +191,3 @@ def load_model_bytes(model: bytes | Path) -> bytes:
         return model.read_bytes()
     except OSError as error:
         raise ModelFileError(f"cannot read {model}: {error.strerror}") from None
-
-
-def same_names(contract: Contract, tensors: Mapping[str, Any]) -> bool:
-    """Whether the mapping holds exactly the contract's weights."""
-    return tensors.keys() == {weight.name for weight in contract.weights}
