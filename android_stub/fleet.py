@@ -9,6 +9,7 @@ import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection as Pipe
 from multiprocessing.connection import wait
 from multiprocessing.context import SpawnProcess
@@ -86,6 +87,7 @@ def _start(settings: WorkerSettings, specs: Sequence[DeviceSpec]) -> _Worker:
     spawn = multiprocessing.get_context("spawn")  # a forked interpreter or HTTP client may hang
     receiving, sending = spawn.Pipe(duplex=False)
     process = spawn.Process(target=run_worker, args=(settings, specs, sending), daemon=True)
+    resource_tracker.ensure_running()  # started by the first process otherwise, and it lifts the mask below
     # Ctrl-C reaches the whole process group, but only this process acts on it and then stops the others:
     # they inherit the mask. What comes meanwhile is delivered when the mask is lifted.
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
