@@ -20,7 +20,16 @@ MAY_IMPORT = {
     "android_stub": {"model", "export", "android_stub"},
     "cli": set(PARTS),
 }
-LIGHT_EXPORT = ("checkpoint", "contract", "flatbuffer", "runtime", "check", "evaluation", "isolation")
+LIGHT_EXPORT = (
+    "checkpoint",
+    "contract",
+    "flatbuffer",
+    "runtime",
+    "check",
+    "evaluation",
+    "isolation",
+    "loss_settings",
+)
 
 
 def modules_of(part: str) -> list[Path]:
