@@ -21,7 +21,7 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
     """Shows defaults, except where there is none to show: such options say in words what they do without."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
-        if action.default is None or action.default is False:
+        if str(action.default) in ("None", "False"):  # also those that `settings.mark_defaults` wrapped
             return action.help
         return super()._get_help_string(action)
 

@@ -5,12 +5,23 @@ Stopped and started again on the same data directory, it goes on where it was.
 
 import argparse
 import logging
+import os
 import signal
 import socket
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 from fedfer.aggregator.config import HoldoutSource, RoundSettings, ServerConfig
+from fedfer.cli.settings import (
+    Option,
+    Setting,
+    describe,
+    mark_defaults,
+    naming_sources,
+    settle,
+    values_of,
+)
 from fedfer.model.errors import UsageError
 
 HELP = "run the aggregator that devices train with"
@@ -20,9 +31,16 @@ KEEP_ALIVE_SEC = 60  # longer than devices pause between asking for work
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Where defaults are settings of the aggregator, `ServerConfig` and its parts state them."""
+    declare(parser)
+
+
+def declare(parser: argparse.ArgumentParser) -> tuple[Option, ...]:
+    """Adds the arguments; returns them as settings that a file and the environment may give too."""
     add = parser.add_argument
-    add("model", type=Path, metavar="MODEL.tflite", help="file made by `fedfer export`")
-    add("--data-dir", type=Path, required=True, help="directory for state and weights; made if missing")
+    add("model", nargs="?", type=Path, metavar="MODEL.tflite", help="file made by `fedfer export`")
+    add("--config", type=Path, metavar="FILE", help="TOML file with any of these options, without the dashes")
+    add("--show-config", action="store_true", help="print every setting and where it came from, then exit")
+    add("--data-dir", type=Path, help="directory for state and weights; made if missing; has to be given")
     add("--weights", type=Path, help="initial weights (.safetensors) instead of those in the model file")
     add("--host", default="127.0.0.1", help="address to listen on")
     add("--port", type=int, default=8750, help="TCP port; 0 takes any free one")
@@ -48,6 +66,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="what runs the .tflite; auto takes the first that is installed",
     )
     add("--keep-updates", action="store_true", help="keep the updates' files after their round")
+    return mark_defaults(parser, required=("model", "data_dir"))
+
+
+def settings_of(args: argparse.Namespace, environ: Mapping[str, str]) -> dict[str, Setting]:
+    """All settings of the server from flags, environment and file. Raises UsageError."""
+    return settle(args, declare(argparse.ArgumentParser(add_help=False)), environ)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -55,7 +79,13 @@ def run(args: argparse.Namespace) -> int:
     from fedfer.export.checkpoint import digest_of
     from fedfer.export.contract import load_model_bytes, read_contract
 
-    config = config_of(args)
+    settings = settings_of(args, os.environ)
+    if args.show_config:
+        print(describe(settings))
+        return 0
+    args = values_of(settings)
+    with naming_sources(settings):
+        config = config_of(args)
     model = load_model_bytes(config.model)
     read_contract(model)
     listener = listen(args.host, args.port)

@@ -81,7 +81,7 @@ def test_help_of_a_command_names_every_option_and_default(command: str) -> None:
     for action in subparsers()[command]._actions:
         if action.option_strings and action.dest != "help":
             assert f" {action.option_strings[-1]} " in shown.replace("]", " ")
-            if action.default not in (None, False, argparse.SUPPRESS):
+            if str(action.default) not in ("None", "False", argparse.SUPPRESS):
                 assert f"(default: {action.default})" in shown
 
 

@@ -31,6 +31,7 @@ from fedfer.aggregator.config import HoldoutSource, RoundSettings, ServerConfig
 from fedfer.aggregator.opening import running_service
 from fedfer.cli import serve
 from fedfer.cli.serve import listen
+from fedfer.cli.settings import values_of
 from fedfer.export.checkpoint import checkpoint_bytes
 from fedfer.export.contract import Contract, read_contract
 from fedfer.model.errors import FedferError, UsageError
@@ -262,12 +263,16 @@ def test_options(tmp_path: Path) -> None:
     """Defaults are the settings' own; options reach them."""
     parser = argparse.ArgumentParser()
     serve.add_arguments(parser)
+
+    def config_of(arguments: list[str]) -> ServerConfig:
+        return serve.config_of(values_of(serve.settings_of(parser.parse_args(arguments), {})))
+
     plain = ["m.tflite", "--data-dir", "d"]
-    assert serve.config_of(parser.parse_args(plain)) == ServerConfig(Path("m.tflite"), Path("d"))
+    assert config_of(plain) == ServerConfig(Path("m.tflite"), Path("d"))
     given = "--rounds 2 --clients 5 --min-clients 4 --deadline-sec 7 --local-epochs 1 --batch-size 8"
     given += " --learning-rate 0.5 --holdout drawn --holdout-skip 3 --holdout-take 9 --data-seed 6"
     given += " --runtime ai-edge-litert --keep-updates --weights w"
-    assert serve.config_of(parser.parse_args([*plain, *given.split()])) == ServerConfig(
+    assert config_of([*plain, *given.split()]) == ServerConfig(
         Path("m.tflite"),
         Path("d"),
         initial_weights=Path("w"),
@@ -285,7 +290,7 @@ def test_options(tmp_path: Path) -> None:
         "--holdout-skip 5": "without --holdout",
     }.items():
         with pytest.raises(UsageError, match=words):
-            serve.config_of(parser.parse_args([*plain, *odd.split()]))
+            config_of([*plain, *odd.split()])
     with pytest.raises(UsageError, match="--host is empty"):
         listen("", 0)
 

@@ -1,0 +1,167 @@
+"""Settings of `fedfer serve` from file, environment and flags: who wins, what is shown, what is refused."""
+
+import argparse
+import os
+import subprocess
+import tomllib
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from server_helpers import SERVE
+
+from fedfer.cli import serve
+from fedfer.cli.settings import Setting, describe, mark_defaults, masked, settle, values_of
+from fedfer.model.errors import UsageError
+
+
+def settled(arguments: str, environ: dict[str, str] | None = None) -> dict[str, Setting]:
+    parser = argparse.ArgumentParser()
+    serve.add_arguments(parser)
+    return serve.settings_of(parser.parse_args(arguments.split()), environ or {})
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "fedfer.toml"
+    path.write_text('model = "m.tflite"\ndata-dir = "d"\nclients = 4\nrounds = 7\nkeep-updates = true\n')
+    return path
+
+
+@pytest.mark.parametrize("in_file", [False, True])
+@pytest.mark.parametrize("in_environment", [False, True])
+@pytest.mark.parametrize("as_flag", [False, True])
+def test_flags_win_over_environment_over_file(
+    file: Path, in_file: bool, in_environment: bool, as_flag: bool
+) -> None:
+    arguments = (f"--config {file} " if in_file else "") + ("--clients 6" if as_flag else "")
+    found = settled(arguments, {"FEDFER_CLIENTS": "5"} if in_environment else {})["clients"]
+    if as_flag:
+        assert (found.value, found.source) == (6, "flag --clients")
+    elif in_environment:
+        assert (found.value, found.source) == (5, "environment FEDFER_CLIENTS")
+    elif in_file:
+        assert (found.value, found.source) == (4, str(file))
+    else:
+        assert (found.value, found.source) == (3, "default")
+
+
+def test_a_flag_that_repeats_the_default_still_wins(file: Path) -> None:
+    assert settled(f"--config {file} --clients 3")["clients"].value == 3
+
+
+def test_the_file_may_be_named_by_the_environment_and_give_everything(file: Path) -> None:
+    values = values_of(settled("", {"FEDFER_CONFIG": str(file), "FEDFER_LEARNING_RATE": "0.5"}))
+    config = serve.config_of(values)
+    assert (config.model, config.data_dir, config.num_rounds) == (Path("m.tflite"), Path("d"), 7)
+    assert (config.keep_updates, config.rounds.learning_rate) == (True, 0.5)
+    assert settled("--keep-updates")["keep_updates"].source == "flag --keep-updates"
+    assert settled("m.tflite")["model"].source == "command line"
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("clientss = 4", "unknown key 'clientss'; did you mean clients?"),
+        ("zzz = 4", "unknown key 'zzz'$"),
+        ("[rounds]\nclients = 4", "rounds is {'clients': 4}; expected a whole number"),
+        ('clients = "4"', "clients is '4'; expected a whole number"),
+        ("clients = 4.0", "clients is 4.0; expected a whole number"),
+        ("clients = true", "clients is True; expected a whole number"),
+        ("keep-updates = 1", "keep-updates is 1; expected true or false"),
+        ("data-dir = 4", "data-dir is 4; expected a text in quotes"),
+        ('runtime = "flex"', "runtime is 'flex'; expected one of auto, tflite-runtime"),
+        ("clients = ", "is not TOML"),
+        ("clients = 4\nclients = 5", "is not TOML"),
+        ("a = " + "[" * 5000, "is not TOML"),
+        ("# " + "x" * (1 << 20), "more than 1048576 bytes"),
+    ],
+)
+def test_what_a_file_may_not_say(tmp_path: Path, text: str, words: str) -> None:
+    path = tmp_path / "bad.toml"
+    path.write_text(text)
+    with pytest.raises(UsageError, match=words) as caught:
+        settled(f"--config {path}")
+    assert str(caught.value).startswith(str(path))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"cannot read .*none.toml: No such file"):
+        settled(f"--config {tmp_path / 'none.toml'}")
+    (tmp_path / "binary").write_bytes(b"\xff\xfe")
+    with pytest.raises(UsageError, match="is not TOML"):
+        settled(f"--config {tmp_path / 'binary'}")
+
+
+@pytest.mark.parametrize(
+    ("variable", "text", "words"),
+    [
+        ("FEDFER_CLIENTSS", "4", "unknown variable FEDFER_CLIENTSS; did you mean FEDFER_CLIENTS?"),
+        ("FEDFER_CLIENTS", "four", "FEDFER_CLIENTS is 'four'; expected a whole number"),
+        ("FEDFER_DEADLINE_SEC", "", "FEDFER_DEADLINE_SEC is ''; expected a number"),
+        ("FEDFER_KEEP_UPDATES", "maybe", "FEDFER_KEEP_UPDATES is 'maybe'; expected true or false"),
+        ("FEDFER_RUNTIME", "flex", "FEDFER_RUNTIME is 'flex'; expected one of"),
+    ],
+)
+def test_what_a_variable_may_not_say(variable: str, text: str, words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        settled("", {variable: text, "PATH": "/bin"})
+
+
+@pytest.mark.parametrize("variable", ["FEDFER_ADMIN_KEY", "FEDFER_ENROL_KEY", "FEDFER_SERVER"])
+def test_variables_of_others_are_left_alone(variable: str) -> None:
+    assert settled("", {variable: "x", "OTHER": "y"})["clients"].value == 3
+
+
+def test_lists_in_the_environment_and_in_the_file(tmp_path: Path) -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--config")
+    parser.add_argument("--port", type=int, action="append")
+    options = mark_defaults(parser)
+    path = tmp_path / "f.toml"
+    path.write_text("port = [1, 2]")
+    assert settle(parser.parse_args(["--config", str(path)]), options, {})["port"].value == [1, 2]
+    assert settle(parser.parse_args([]), options, {"FEDFER_PORT": "3,4"})["port"].value == [3, 4]
+    assert settle(parser.parse_args(["--port", "5"]), options, {"FEDFER_PORT": "3"})["port"].value == [5]
+    path.write_text("port = 1")
+    with pytest.raises(UsageError, match="port is 1; expected a list"):
+        settle(parser.parse_args(["--config", str(path)]), options, {})
+
+
+def test_a_missing_setting_is_told_with_its_three_sources() -> None:
+    with pytest.raises(UsageError, match=r"data-dir is not set; .* FEDFER_DATA_DIR, or as `data-dir ="):
+        values_of(settled("m.tflite"))
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"])), st.floats(allow_nan=False))
+@settings(max_examples=50)
+def test_what_is_shown_is_a_file_that_means_the_same(text: str, number: float) -> None:
+    shown = {"a": Setting("a", text, "default"), "b": Setting("b", number, "default")}
+    shown |= {"c": Setting("c", None, "default", required=True), "d": Setting("d", [True, 3], "x")}
+    assert tomllib.loads(describe(shown)) == {"a": masked(text), "b": number, "d": [True, 3]}
+
+
+def test_passwords_are_masked() -> None:
+    url = "postgresql+psycopg://fedfer:s3cret@db:5432/fedfer"
+    assert masked(url) == "postgresql+psycopg://fedfer:***@db:5432/fedfer"
+    assert masked("s3://bucket/prefix") == "s3://bucket/prefix"
+    assert "s3cret" not in describe({"u": Setting("database-url", url, "default")})
+
+
+def test_show_config_of_the_command(file: Path) -> None:
+    command = [*SERVE, "--config", str(file), "--clients", "5", "--show-config"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    shown = tomllib.loads(done.stdout)
+    assert (shown["clients"], shown["rounds"], shown["keep-updates"]) == (5, 7, True)
+    sources = dict(line.rsplit("  # ", 1) for line in done.stdout.splitlines())
+    assert {k.split()[0]: v for k, v in sources.items()}["clients"] == "flag --clients"
+    assert done.stderr == ""
+
+
+def test_a_bad_value_names_its_source() -> None:
+    environ = {**os.environ, "FEDFER_CLIENTS": "0", "FEDFER_DATA_DIR": "d", "FEDFER_MODEL": "m"}
+    done = subprocess.run(SERVE, capture_output=True, text=True, env=environ, check=False)
+    assert done.returncode == 1
+    assert "clients is 0; expected 1 to 10000 (from environment FEDFER_CLIENTS)" in done.stderr
