@@ -9,11 +9,12 @@ import threading
 import time
 
 from fedfer.aggregator import rounds
-from fedfer.aggregator.average import WeightedFile, weighted_mean
+from fedfer.aggregator.average import weighted_mean
 from fedfer.aggregator.model_runs import measure_version
 from fedfer.aggregator.rounds import Round
 from fedfer.aggregator.service import Service, done
 from fedfer.aggregator.store import Result, result_of
+from fedfer.aggregator.update_reader import WeightedFile
 from fedfer.export.checkpoint import checkpoint_bytes, digest_of
 from fedfer.model.data import LabelledImages
 from fedfer.model.errors import FedferError, StoreError

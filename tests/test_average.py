@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedfer.aggregator import average
-from fedfer.aggregator.average import WeightedFile, weighted_mean
+from fedfer.aggregator.average import weighted_mean
+from fedfer.aggregator.update_reader import WeightedFile, in_order
 from fedfer.export.checkpoint import Weights, checkpoint_bytes
 from fedfer.export.contract import Contract, TrainingSettings, WeightSpec
 from fedfer.model.errors import CheckpointError, UsageError
@@ -73,7 +74,7 @@ def test_blocks_and_groups_do_not_change_a_bit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block: int, files: int
 ) -> None:
     updates = [update(tmp_path, random_weights(i), i + 1) for i in range(5)]
-    canonical = sorted(updates)
+    canonical = in_order(updates)
     expected = plain_mean([(random_weights(updates.index(u)), u.num_examples) for u in canonical])
     monkeypatch.setattr(average, "BLOCK_ELEMENTS", block)
     monkeypatch.setattr(average, "FILES_AT_ONCE", files)
