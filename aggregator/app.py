@@ -8,8 +8,7 @@ import anyio
 from fastapi import APIRouter, Depends, FastAPI, Path, Query, Request, Response
 from starlette.concurrency import run_in_threadpool
 
-from fedfer.aggregator import downloads, refusals, replies, uploads
-from fedfer.aggregator.body_limits import BodyLimits
+from fedfer.aggregator import access, downloads, guards, refusals, replies, uploads
 from fedfer.aggregator.config import ServerConfig
 from fedfer.aggregator.opening import running_service
 from fedfer.aggregator.rounds import Update, check_num_examples
@@ -48,9 +47,17 @@ def create_app(config: ServerConfig) -> FastAPI:
         finally:
             await run_in_threadpool(context.__exit__, None, None, None)
 
-    app = FastAPI(title="fedfer aggregator", version="1", lifespan=lifespan, redirect_slashes=False)
+    app = FastAPI(
+        title="fedfer aggregator",
+        version="1",
+        lifespan=lifespan,
+        redirect_slashes=False,
+        docs_url=None,
+        redoc_url=None,
+    )
     app.state.startup_error = None
-    app.add_middleware(BodyLimits, max_upload_bytes=max_bytes)
+    app.state.keyring = config.keyring
+    guards.install(app, config.limits, max_bytes)
     app.include_router(router)
     refusals.install(app)
     return app
@@ -74,7 +81,7 @@ async def device_of(request: Request, service: AnyService) -> Device:
 AnyDevice = Annotated[Device, Depends(device_of)]
 
 
-@router.post("/v1/devices", status_code=201)
+@router.post("/v1/devices", status_code=201, dependencies=[Depends(access.enrolling)])
 def enrol(body: replies.EnrolRequest, service: AnyService) -> replies.EnrolReply:
     """Enrols a device and gives it a token."""
     device, token = service.enrol(body.name, body.contract)

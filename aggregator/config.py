@@ -4,9 +4,11 @@
 server started again with other settings applies them from its next round on.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from fedfer.aggregator.keys import Keyring
+from fedfer.aggregator.limits import Limits
 from fedfer.model.errors import UsageError
 
 MAX_CLIENTS = 10_000  # the record of a larger round would be more than devices read of one answer (4 MiB)
@@ -77,6 +79,8 @@ class ServerConfig:
     body_idle_sec: float = 60.0  # an upload that sends nothing for so long is given up
     max_devices: int = 100_000
     max_concurrent_checks: int = 4  # uploads whose tensors are checked at a time
+    limits: Limits = field(default_factory=Limits)
+    keyring: Keyring = field(default_factory=Keyring)
 
     def __post_init__(self) -> None:
         """Raises UsageError."""

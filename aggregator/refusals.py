@@ -7,6 +7,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
+from fedfer.aggregator.security_headers import SECURITY_HEADERS
 from fedfer.model.errors import CheckpointError, FedferError, RefusedError, StoreError
 
 logger = logging.getLogger("fedfer.aggregator")
@@ -27,7 +28,7 @@ def install(app: FastAPI) -> None:
 def refusal(status: int, code: str, reason: str, headers: dict[str, str] | None = None) -> JSONResponse:
     """The one form of a failure."""
     body = {"error": {"code": code, "reason": reason[:MAX_REASON_CHARS]}}
-    return JSONResponse(body, status_code=status, headers=headers)
+    return JSONResponse(body, status_code=status, headers={**SECURITY_HEADERS, **(headers or {})})
 
 
 def status_of(error: FedferError) -> int:

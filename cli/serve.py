@@ -8,11 +8,14 @@ import logging
 import os
 import signal
 import socket
+import ssl
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from fedfer.aggregator.config import HoldoutSource, RoundSettings, ServerConfig
+from fedfer.cli import serve_access
 from fedfer.cli.settings import (
     Option,
     Setting,
@@ -25,8 +28,6 @@ from fedfer.cli.settings import (
 from fedfer.model.errors import UsageError
 
 HELP = "run the aggregator that devices train with"
-GRACE_SEC = 5  # for calls that are being answered when the server is stopped
-KEEP_ALIVE_SEC = 60  # longer than devices pause between asking for work
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -66,6 +67,7 @@ def declare(parser: argparse.ArgumentParser) -> tuple[Option, ...]:
         help="what runs the .tflite; auto takes the first that is installed",
     )
     add("--keep-updates", action="store_true", help="keep the updates' files after their round")
+    serve_access.add_arguments(parser)
     return mark_defaults(parser, required=("model", "data_dir"))
 
 
@@ -85,22 +87,26 @@ def run(args: argparse.Namespace) -> int:
         return 0
     args = values_of(settings)
     with naming_sources(settings):
-        config = config_of(args)
+        access = serve_access.access_of(args, os.environ, _warn)
+        config = replace(config_of(args), limits=access.limits, keyring=access.keyring)
     model = load_model_bytes(config.model)
     read_contract(model)
     listener = listen(args.host, args.port)
     address, port = listener.getsockname()[:2]
     _set_up_logging()
-    serve(config, listener, f"serving {digest_of(model)} on {url(address, port)}")
+    where = url(address, port, "https" if access.tls else "http")
+    serve(config, listener, f"serving {digest_of(model)} on {where}", access.tls)
     return 0
 
 
-def serve(config: ServerConfig, listener: socket.socket, ready: str) -> None:
+def serve(
+    config: ServerConfig, listener: socket.socket, ready: str, tls: ssl.SSLContext | None = None
+) -> None:
     """Serves on the socket until a signal; prints `ready` when it accepts connections. Raises FedferError."""
     import uvicorn
 
     from fedfer.aggregator.app import create_app
-    from fedfer.aggregator.connections import PatientH11
+    from fedfer.aggregator.http_server import uvicorn_config
 
     app = create_app(config)
 
@@ -112,16 +118,7 @@ def serve(config: ServerConfig, listener: socket.socket, ready: str) -> None:
             if self.started:
                 print(ready, flush=True)
 
-    settings = uvicorn.Config(
-        app,
-        http=PatientH11,  # on h11: httptools, the other parser, takes headers without end into memory
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        timeout_keep_alive=KEEP_ALIVE_SEC,
-        timeout_graceful_shutdown=GRACE_SEC,
-    )
-    server = Server(settings)
+    server = Server(uvicorn_config(app, config.limits, tls))
 
     def leave(*_: object) -> None:
         server.should_exit = True
@@ -181,8 +178,12 @@ def listen(host: str, port: int) -> socket.socket:
     return listener
 
 
-def url(host: str, port: int) -> str:
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+def url(host: str, port: int, scheme: str = "http") -> str:
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
+
+
+def _warn(text: str) -> None:
+    print(f"fedfer serve: {text}", file=sys.stderr)
 
 
 def _set_up_logging() -> None:

@@ -60,7 +60,7 @@ def start(model: Path, data_dir: Path, *options: str, port: int = 0) -> Server:
     server = Server(process, log)
     assert process.stdout is not None
     line = process.stdout.readline()
-    if " on http://" not in line:
+    if " on http" not in line:
         server.kill()
         raise AssertionError(f"the server did not start: {line!r} {server.lines}")
     server.url = line.split(" on ")[1].strip()

@@ -1,0 +1,40 @@
+"""The HTTP server before the application, as `fedfer serve` runs it: uvicorn, and what is changed of it."""
+
+import ipaddress
+import ssl
+
+import uvicorn
+from fastapi import FastAPI
+
+from fedfer.aggregator.body_limits import MAX_HEAD_BYTES
+from fedfer.aggregator.connections import ConnectionCounter, counted, raise_open_files
+from fedfer.aggregator.limits import Limits
+from fedfer.aggregator.rate_limits import is_loopback
+
+GRACE_SEC = 5  # for calls that are being answered when the server is stopped
+KEEP_ALIVE_SEC = 60  # longer than devices pause between asking for work
+
+
+def uvicorn_config(app: FastAPI, limits: Limits, tls: ssl.SSLContext | None) -> uvicorn.Config:
+    """The HTTP server before the application: believes no headers but a trusted proxy's."""
+    proxies = limits.trusted_proxies
+    networks = [ipaddress.ip_network(text) for text in proxies]
+
+    def is_exempt(host: str) -> bool:
+        return is_loopback(host) or any(ipaddress.ip_address(host) in network for network in networks)
+
+    counter = ConnectionCounter(limits.address_connections, raise_open_files(), is_exempt)
+    return uvicorn.Config(
+        app,
+        http=counted(counter),  # on h11: httptools, the other parser, takes headers without end into memory
+        ws="none",
+        h11_max_incomplete_event_size=MAX_HEAD_BYTES,
+        proxy_headers=bool(proxies),
+        forwarded_allow_ips=list(proxies),
+        ssl_context_factory=None if tls is None else lambda *_: tls,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_keep_alive=KEEP_ALIVE_SEC,
+        timeout_graceful_shutdown=GRACE_SEC,
+    )
