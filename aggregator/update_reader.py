@@ -77,12 +77,10 @@ class UpdateReader:
     def __init__(self, update: WeightedFile, parent: CheckedFile | None, contract: Contract) -> None:
         """Raises CheckpointError if a file is gone or no longer what was checked."""
         self.update, self._parent = update, parent
-        with ExitStack() as stack:
-            self._file = stack.enter_context(CheckedFile(update.path, contract))
-            self._base: CheckedFile | None = None
-            if update.staleness and update.base is not None:
-                self._base = stack.enter_context(CheckedFile(update.base, contract))
-            self._files = stack.pop_all()
+        self._file = CheckedFile(update.path, contract)
+        self._base: CheckedFile | None = None
+        if update.staleness and update.base is not None:
+            self._base = CheckedFile(update.base, contract)
 
     def read_into(self, weight: WeightSpec, first: int, out: NDArray[np.float32]) -> None:
         """Fills `out` with the effective tensor's flat elements from `first` on. Raises CheckpointError."""
@@ -98,11 +96,17 @@ class UpdateReader:
             self._base.read_into(weight.name, first, base)
             out[:] = parent + factor * (sent - base)
 
+    def release(self) -> None:
+        """Holds no open file of its own until the next read."""
+        self._file.release()
+        if self._base is not None:
+            self._base.release()
+
     def __enter__(self) -> "UpdateReader":
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._files.close()
+        self.release()
 
 
 def flat_size(weight: WeightSpec) -> int:

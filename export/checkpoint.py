@@ -11,6 +11,7 @@ import math
 import struct
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
@@ -123,7 +124,8 @@ def check_header(path: Path, contract: Contract) -> None:
 class CheckedFile:
     """A checkpoint file that `checked_tensors` passed before, read again a block at a time.
 
-    Holds one open file and where each tensor starts; use it as a context manager.
+    Holds one open file and where each tensor starts; use it as a context manager. After `release` it holds
+    no open file until the next read: thousands of updates are more than a process may have open.
     """
 
     def __init__(self, path: Path, contract: Contract) -> None:
@@ -134,19 +136,30 @@ class CheckedFile:
             raise CheckpointError(f"{path.name} has other tensors than the model", code="wrong_names")
         self._starts = {w.name: data_start + _offsets(header[w.name])[0] for w in contract.weights}
         self._path = path
-        self._file = path.open("rb", buffering=0)
+        self._file: FileIO | None = None
 
     def read_into(self, name: str, first: int, out: NDArray[np.float32]) -> None:
-        """Fills `out` with the tensor's flat elements from `first` on."""
-        self._file.seek(self._starts[name] + first * out.itemsize)
-        if self._file.readinto(out.data.cast("B")) != out.nbytes:
+        """Fills `out` with the tensor's flat elements from `first` on. Raises CheckpointError."""
+        try:
+            if self._file is None:
+                self._file = FileIO(self._path)
+            self._file.seek(self._starts[name] + first * out.itemsize)
+            num_bytes = self._file.readinto(out.data.cast("B"))
+        except OSError as error:
+            raise CheckpointError(f"cannot read {self._path.name}: {error.strerror}") from None
+        if num_bytes != out.nbytes:
             raise CheckpointError(f"{self._path.name} ends inside {name}", code="truncated")
+
+    def release(self) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None
 
     def __enter__(self) -> "CheckedFile":
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._file.close()
+        self.release()
 
 
 def _read_header(path: Path, max_bytes: int) -> tuple[dict[str, Any], int]:

@@ -7,7 +7,7 @@ with them, name it by its content, and go back to it.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import ClassVar, Protocol
 
@@ -45,6 +45,11 @@ class Strategy(Protocol):
 
         Raises UsageError for fewer than `min_updates`, CheckpointError for a file that is missing or damaged.
         """
+
+
+def settings_of(strategy: Strategy) -> dict[str, object]:
+    """All settings, defaults too, as JSON-able data that `make_strategy` takes."""
+    return {"name": strategy.name, **asdict(strategy)}  # type: ignore[call-overload]
 
 
 def require(condition: bool, name: str, value: object, expected: str) -> None:

@@ -1,17 +1,33 @@
 """Strategies by name: from settings as they stand in a file or a request to a strategy, strictly."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, fields
-from typing import Any, cast
+from typing import Any
 
 from fedfer.aggregator.strategies.base import Strategy
+from fedfer.aggregator.strategies.coordinate_median import CoordinateMedian
 from fedfer.aggregator.strategies.fedavg import FedAvg
 from fedfer.aggregator.strategies.fedprox import FedProx
+from fedfer.aggregator.strategies.krum import Krum, MultiKrum
+from fedfer.aggregator.strategies.norm_bounded import NormBounded
+from fedfer.aggregator.strategies.server_optimizers import FedAdagrad, FedAdam, FedAvgM, FedYogi
+from fedfer.aggregator.strategies.trimmed_mean import TrimmedMean
+from fedfer.aggregator.strict_settings import from_mapping, shown
 from fedfer.model.errors import UsageError
 
-STRATEGIES: dict[str, type[Any]] = {kind.name: kind for kind in (FedAvg, FedProx)}
-MAX_NUMBER = 1e300
-MAX_SHOWN_CHARS = 64  # of what somebody else wrote
+KINDS = (
+    FedAvg,
+    FedProx,
+    FedAvgM,
+    FedAdagrad,
+    FedAdam,
+    FedYogi,
+    CoordinateMedian,
+    TrimmedMean,
+    Krum,
+    MultiKrum,
+    NormBounded,
+)
+STRATEGIES: dict[str, type[Any]] = {kind.name: kind for kind in KINDS}
 
 
 def make_strategy(settings: Mapping[str, object]) -> Strategy:
@@ -22,35 +38,7 @@ def make_strategy(settings: Mapping[str, object]) -> Strategy:
     name = settings.get("name")
     kind = STRATEGIES.get(name) if isinstance(name, str) else None
     if kind is None:
-        raise UsageError(f"strategy {_shown(name)} is unknown; expected one of {', '.join(STRATEGIES)}")
-    defaults = {field.name: field.default for field in fields(kind)}
+        raise UsageError(f"strategy {shown(name)} is unknown; expected one of {', '.join(STRATEGIES)}")
     given = {key: value for key, value in settings.items() if key != "name"}
-    for key, value in given.items():
-        if key not in defaults:
-            known = ", ".join(defaults) or "none"
-            raise UsageError(f"strategy {name} has no setting {_shown(key)}; its settings: {known}")
-        given[key] = _typed(f"{name}'s {key}", value, defaults[key])
-    strategy: Strategy = kind(**given)
+    strategy: Strategy = from_mapping(kind, given, f"strategy {name}")
     return strategy
-
-
-def settings_of(strategy: Strategy) -> dict[str, object]:
-    """All settings, defaults too, as JSON-able data that `make_strategy` takes."""
-    return {"name": strategy.name, **asdict(strategy)}  # type: ignore[call-overload]
-
-
-def _typed(name: str, value: object, default: object) -> object:
-    """The value as the type of its default: a number is no bool, not NaN, and a whole one where it counts."""
-    if isinstance(default, int):
-        if type(value) is int:
-            return value
-        raise UsageError(f"{name} is {_shown(value)}; expected a whole number")
-    if default is None and value is None:
-        return None
-    if type(value) in (int, float) and -MAX_NUMBER < cast(float, value) < MAX_NUMBER:
-        return float(cast(float, value))
-    raise UsageError(f"{name} is {_shown(value)}; expected a number")
-
-
-def _shown(value: object) -> str:
-    return ascii(value)[:MAX_SHOWN_CHARS]

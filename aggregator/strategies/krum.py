@@ -1,0 +1,116 @@
+"""Krum and multi-Krum: Blanchard et al. 2017, "Machine Learning with Adversaries: Byzantine Tolerant
+Gradient Descent".
+
+With n updates of which f may lie, an update's score is the sum of its squared distances to the n - f - 2
+nearest others. Krum takes the update with the smallest score as the next version; multi-Krum the mean of
+the m with the smallest. Equal scores: the first in canonical order. Needs n >= 2f + 3: a round with fewer
+is refused, not averaged some other way, since that would be the attacker's gain.
+
+Distances are those of the trainable weights. BatchNorm statistics, whose scale is another, are averaged
+over all updates without the f largest and the f smallest values of each element. Not weighted:
+num_examples is a device's own claim.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedfer.aggregator.average import mean_tensors
+from fedfer.aggregator.strategies.base import Aggregate, require, require_updates
+from fedfer.aggregator.strategies.blocks import blocks, mean_of_middle, reduced
+from fedfer.aggregator.update_reader import WeightedFile, in_order
+from fedfer.export.contract import Contract
+
+MAX_BYZANTINE = 4_998  # 2f + 3 <= 10,000, the largest round
+
+
+@dataclass(frozen=True)
+class Krum:
+    """`num_byzantine` is f."""
+
+    name: ClassVar[str] = "krum"
+    num_byzantine: int = 1
+
+    def __post_init__(self) -> None:
+        valid = 0 <= self.num_byzantine <= MAX_BYZANTINE
+        require(valid, "num_byzantine", self.num_byzantine, f"0 to {MAX_BYZANTINE}")
+
+    @property
+    def min_updates(self) -> int:
+        return 2 * self.num_byzantine + 3
+
+    def client_settings(self) -> Mapping[str, float]:
+        return {}
+
+    def num_kept(self, num_updates: int) -> int:
+        """How many updates make the next version."""
+        return 1
+
+    def aggregate(
+        self, parent: Path, updates: Sequence[WeightedFile], state: Path | None, contract: Contract
+    ) -> Aggregate:
+        ordered = in_order(updates)
+        require_updates(self, ordered)
+        distances = squared_distances(parent, ordered, contract)
+        best = np.argsort(krum_scores(distances, self.num_byzantine), kind="stable")
+        kept = [replace(ordered[i], num_examples=1) for i in sorted(best[: self.num_kept(len(ordered))])]
+        weights = {
+            weight.name: mean.astype(np.float32)
+            for weight, mean in mean_tensors(kept, contract, parent)
+            if weight.role == "trainable"
+        }
+        statistics = reduced(
+            parent,
+            ordered,
+            contract,
+            ("statistic",),
+            lambda block: mean_of_middle(block.rows, self.num_byzantine),
+        )
+        return Aggregate({w.name: (weights | statistics)[w.name] for w in contract.weights})
+
+
+@dataclass(frozen=True)
+class MultiKrum(Krum):
+    """`num_selected` is m, at most n - f - 2; None means all of n - f - 2."""
+
+    name: ClassVar[str] = "multi_krum"
+    num_selected: int | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        valid = self.num_selected is None or 1 <= self.num_selected <= 10_000
+        require(valid, "num_selected", self.num_selected, "1 to 10000")
+
+    @property
+    def min_updates(self) -> int:
+        return max(2 * self.num_byzantine + 3, (self.num_selected or 1) + self.num_byzantine + 2)
+
+    def num_kept(self, num_updates: int) -> int:
+        return self.num_selected or num_updates - self.num_byzantine - 2
+
+
+def squared_distances(
+    parent: Path, ordered: Sequence[WeightedFile], contract: Contract
+) -> NDArray[np.float64]:
+    """f64[n, n]: squared Euclidean distances of the updates' trainable weights, from the Gram matrix of
+    their steps away from the parent: |a - b|^2 = a.a + b.b - 2 a.b, summed block by block."""
+    gram = np.zeros((len(ordered), len(ordered)))
+    for block in blocks(parent, ordered, contract, ("trainable",)):
+        deltas = block.deltas()
+        gram += deltas @ deltas.T
+    lengths = gram.diagonal()
+    distances: NDArray[np.float64] = np.maximum(lengths[:, None] + lengths[None, :] - 2 * gram, 0.0)
+    np.fill_diagonal(distances, 0.0)
+    return distances
+
+
+def krum_scores(distances: NDArray[np.float64], num_byzantine: int) -> NDArray[np.float64]:
+    """f64[n]: for each update the sum of its n - f - 2 smallest squared distances to others."""
+    num_nearest = len(distances) - num_byzantine - 2
+    nearest_first = np.sort(distances, axis=1)[:, 1:]  # the first is its distance to itself, 0
+    scores: NDArray[np.float64] = nearest_first[:, :num_nearest].sum(axis=1)
+    return scores
