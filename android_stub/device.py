@@ -121,7 +121,7 @@ class Device:
         work = self._work
         model = self._workbench.model(self._client, work)
         weights = self._workbench.weights(self._client, work, model)
-        plan = TrainingPlan(work.local_epochs, work.batch_size, work.learning_rate)
+        plan = TrainingPlan(work.local_epochs, work.batch_size, work.learning_rate, work.proximal_mu)
         seeds = Seeds(self._fleet_seed, self._spec.index, work.round)
         result = train_locally(model, weights, self._spec.examples, plan, seeds)
         self._update = self._keep(result, work, model.contract)

@@ -28,7 +28,8 @@ class Enrolment:
 
 @dataclass(frozen=True)
 class Train:
-    """Work: restore version `weights` into `model`, train as said, upload before `deadline_sec` are over."""
+    """Work: restore version `weights` into `model`, train as said, upload before `deadline_sec` are over.
+    `proximal_mu` above 0 is FedProx's."""
 
     round: int
     model: str
@@ -38,6 +39,7 @@ class Train:
     batch_size: int
     learning_rate: float
     deadline_sec: float
+    proximal_mu: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -108,6 +110,7 @@ def parse_work(fields: Fields) -> Work:
                 batch_size=fields.integer("batch_size", 1, MAX_BATCH_SIZE),
                 learning_rate=fields.number("learning_rate", 0.0, 1e6),
                 deadline_sec=fields.number("deadline_sec", -1e9, 1e9),
+                proximal_mu=fields.optional_number("proximal_mu", 0.0, 1e6) or 0.0,
             )
         case "wait":
             return Wait(fields.number("retry_after_sec", 0.0, MAX_WAIT_SEC), fields.word("reason"))

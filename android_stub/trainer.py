@@ -22,11 +22,12 @@ _SHUFFLE, _DROPOUT = 1, 2
 
 @dataclass(frozen=True)
 class TrainingPlan:
-    """What the server asks of a device in a round."""
+    """What the server asks of a device in a round; `proximal_mu` is FedProx's, 0 for none."""
 
     local_epochs: int
     batch_size: int
     learning_rate: float
+    proximal_mu: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,8 @@ def train_locally(
 ) -> LocalResult:
     """Trains `weights` on `examples` in the interpreter.
 
-    Raises DataError for examples that do not fit the model, CheckpointError (`not_finite`) when training
+    Raises DataError for examples that do not fit the model, ModelFileError for a proximal_mu that the file
+    has no input for, CheckpointError (`not_finite`) when training
     diverged, InterpreterError.
     """
     check_fit(examples, model.contract.image_shape, len(model.contract.labels))
@@ -87,6 +89,7 @@ def train_locally(
                 examples.labels[batch],
                 learning_rate=plan.learning_rate,
                 seed=seeds.dropout(step),
+                proximal_mu=plan.proximal_mu,
             )
             loss_sum += result.loss * len(batch)
             accuracy_sum += result.accuracy * len(batch)

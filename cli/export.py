@@ -1,13 +1,17 @@
 """Export a Keras image classifier to a .tflite that trains on phones, checked before it is written."""
 
 import argparse
+import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fedfer.export.optimizer_settings import MOMENTUM, OPTIMIZERS, OptimizerSettings, optimizer_faults
 from fedfer.model.settings import BATCH_NORM_MOMENTUM, DROPOUT
 
 if TYPE_CHECKING:
     import keras
+
+    from fedfer.export.contract import TrainingSettings
 
 HELP = "make the mobile model"
 VGG = "vgg"
@@ -35,27 +39,48 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=BATCH_NORM_MOMENTUM,
         help="share of BatchNorm's moving statistics that a training step keeps, 0 to <1 (Keras: 0.99)",
     )
-    parser.add_argument(
-        "--learning-rate", type=float, default=0.02, help="SGD step size that the file suggests"
-    )
+    add_training_arguments(parser)
     parser.add_argument("--seed", type=int, default=0, help="seed of the initial weights")
+
+
+def add_training_arguments(parser: argparse.ArgumentParser) -> None:
+    """How the file trains."""
+    add = parser.add_argument
+    add(
+        "--optimizer",
+        choices=tuple(OPTIMIZERS),
+        help="what takes the steps; if not given, that of a compiled MODEL, else sgd",
+    )
+    add(
+        "--learning-rate", type=float, help="step size that the file suggests; if not given, by the optimizer"
+    )
+    add("--momentum", type=float, metavar="SHARE", help=f"of sgd; {MOMENTUM} for momentum and nesterov")
+    add("--weight-decay", type=float, metavar="SHARE", help="times the learning rate, taken off in each step")
+    add("--epsilon", type=float, metavar="NUMBER", help="of adam and adamw; Keras's 1e-07, if not given")
+    add("--clip-norm", type=float, metavar="NORM", help="bound on the norm of all gradients as one vector")
+    add(
+        "--proximal",
+        action="store_true",
+        help="FedProx: gives `train` an input proximal_mu, set by the server",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     from fedfer.cli.quiet import quiet_tensorflow
-    from fedfer.model.errors import UsageError
 
-    if not 0 < args.learning_rate < float("inf"):
-        raise UsageError(f"expected a learning rate above 0; received {args.learning_rate}")
+    check_training_arguments(args)
     write_whole(args.output, None)
     with quiet_tensorflow():
-        from fedfer.export.contract import TrainingSettings, read_contract
+        from fedfer.export.contract import read_contract
         from fedfer.export.tflite import convert
         from fedfer.export.verify import require, verify
 
         model, labels = _model_and_labels(args)
         print(f"converting {model.name}, {model.count_params():,} parameters", flush=True)
-        content = convert(model, labels, TrainingSettings(learning_rate=args.learning_rate))
+        settings = _training_settings(args, model)
+        rate = f"learning rate {settings.learning_rate:g}"
+        print(f"training: {settings.loss.name}, {settings.optimizer}, {rate}", flush=True)
+        content = convert(model, labels, settings)
         print("checking the file in a process of its own", flush=True)
         findings = verify(content, model, read_contract(content))
     for finding in findings:
@@ -64,6 +89,38 @@ def run(args: argparse.Namespace) -> int:
     write_whole(args.output, content)
     print(f"wrote {args.output}, {len(content):,} bytes")
     return 0
+
+
+def check_training_arguments(args: argparse.Namespace) -> None:
+    """What can be said before TensorFlow is loaded. Raises UsageError."""
+    from fedfer.model.errors import UsageError
+
+    if args.learning_rate is not None and not 0 < args.learning_rate < float("inf"):
+        raise UsageError(f"expected a learning rate above 0; received {args.learning_rate}")
+    for fault in optimizer_faults(_changed(OPTIMIZERS[args.optimizer or "sgd"], args)):
+        raise UsageError(f"these settings cannot be: {fault}")
+
+
+def _changed(settings: OptimizerSettings, args: argparse.Namespace) -> OptimizerSettings:
+    """The settings with what was given by options."""
+    names = ("momentum", "weight_decay", "epsilon", "clip_norm")
+    given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+    return dataclasses.replace(settings, **given)
+
+
+def _training_settings(args: argparse.Namespace, model: "keras.Model") -> "TrainingSettings":
+    """Options before what the model was compiled with before defaults. Raises ExportError."""
+    from fedfer.export.contract import TrainingSettings
+    from fedfer.export.keras_training import settings_of
+    from fedfer.export.loss_settings import LossSettings
+    from fedfer.export.losses import loss_of
+
+    settings, rate = OPTIMIZERS[args.optimizer or "sgd"], None
+    if args.optimizer is None and getattr(model, "optimizer", None) is not None:
+        settings, rate = settings_of(model.optimizer)
+    rate = args.learning_rate or rate or settings.learning_rate
+    loss = loss_of(model) or LossSettings()
+    return TrainingSettings(_changed(settings, args), loss, learning_rate=rate, proximal=args.proximal)
 
 
 def _model_and_labels(args: argparse.Namespace) -> "tuple[keras.Model, tuple[str, ...]]":
@@ -78,13 +135,16 @@ def _model_and_labels(args: argparse.Namespace) -> "tuple[keras.Model, tuple[str
             raise UsageError("the network for facial expressions has its labels; --labels is for a MODEL")
         return build_vgg(args.dropout, args.seed, args.batch_norm_momentum), LABELS
     from fedfer.export.keras_source import load_keras_model
+    from fedfer.export.loss_settings import LossSettings
+    from fedfer.export.losses import loss_of
 
     model = load_keras_model(args.model)
     if args.labels is not None:
         return model, tuple(args.labels.split(","))
     shape = model.output_shape
-    classes = shape[-1] if isinstance(shape, tuple) and isinstance(shape[-1], int) else 0
-    return model, tuple(str(number) for number in range(classes))
+    outputs = shape[-1] if isinstance(shape, tuple) and isinstance(shape[-1], int) else 0
+    loss = loss_of(model) or LossSettings()
+    return model, tuple(str(number) for number in range(loss.num_classes_of.get(outputs, outputs)))
 
 
 def write_whole(path: Path, content: bytes | None) -> None:

@@ -77,7 +77,11 @@ def _tensors(tensors: list[dict[str, Any]], most: int = 6) -> list[str]:
 def _contract_lines(contract: dict[str, Any] | None, num_parameters: int | None) -> list[str]:
     if contract is None:
         return ["no fedfer contract: not made by `fedfer export`"]
+    from fedfer.export.optimizer_settings import OptimizerSettings
+
     training = contract["training"]
+    optimizer = OptimizerSettings(**training["optimizer"])
+    rate = f"learning rate {training['learning_rate']}{', FedProx' if training['proximal'] else ''}"
     num_tensors = len(contract["weights"])
     trainable = sum(1 for weight in contract["weights"] if weight["role"] == "trainable")
     counts = f"{num_tensors} tensors ({trainable} trainable, {num_tensors - trainable} statistics)"
@@ -86,6 +90,6 @@ def _contract_lines(contract: dict[str, Any] | None, num_parameters: int | None)
         f"  model {contract['model_name']}, {num_parameters:,} parameters in {counts}",
         f"  images {contract['image_shape']}, pixels divided by {contract['pixel_divisor']:g}",
         f"  labels {', '.join(contract['labels'])}",
-        f"  training {training['loss']}, {training['optimizer']}, learning rate {training['learning_rate']}",
+        f"  training {training['loss']['name']}, {optimizer}, {rate}",
         f"  initial weights {contract['initial_weights']}",
     ]

@@ -16,12 +16,12 @@ from fedfer.export.runtime import Model
 
 @dataclass(frozen=True)
 class Observed:
-    """What the runtime computed: probabilities before, loss and weights after one `train`, and whether
+    """What the runtime computed: predictions before, loss and weights after one `train`, and whether
     `save` -> `restore` (of noise) -> `restore` -> `save` gave the same bits."""
 
     runtime: str
     initial: Weights
-    probabilities: NDArray[np.float32]
+    predictions: NDArray[np.float32]
     loss: float
     trained: Weights
     small_batch_loss: float
@@ -33,14 +33,14 @@ def run_in_runtime(
     content: bytes,
     runtime: str,
     images: NDArray[np.float32],
-    labels: NDArray[np.int32],
+    labels: NDArray[Any],
     learning_rate: float,
     seed: int,
 ) -> Observed:
     """Every signature once or more, in this process. Raises ModelFileError, InterpreterError."""
     model = Model(content, runtime=runtime)
     initial = model.save()
-    probabilities = model.infer(images)
+    predictions = model.infer(images)
     step: dict[str, Any] = {"learning_rate": learning_rate, "seed": seed}
     loss = model.train(images, labels, **step).loss
     trained = model.save()
@@ -52,7 +52,7 @@ def run_in_runtime(
     return Observed(
         runtime=f"{model.runtime} {model.runtime_version}",
         initial=initial,
-        probabilities=probabilities,
+        predictions=predictions,
         loss=loss,
         trained=trained,
         small_batch_loss=small_batch_loss,

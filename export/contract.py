@@ -6,11 +6,14 @@ JSON) names the kind of model: two files with the same digest exchange checkpoin
 
 Signatures (f32 = float32, i32 = int32, B = any batch size >= 1):
 
-    train    images f32[B,H,W,C] in 0..1, labels i32[B], learning_rate f32[1], seed i32[1]
-             -> loss f32[1] (mean over the batch, before the step), accuracy f32[1] (likewise)
-    infer    images f32[B,H,W,C] -> probabilities f32[B,K]
+    train    images f32[B,H,W,C] in 0..1, labels i32[B] (or targets f32[B,K]: fedfer.export.loss_settings),
+             learning_rate f32[1], seed i32[1], proximal_mu f32[1] where `training.proximal`
+             -> loss f32[1] (mean over the batch, before the step), accuracy f32[1] (likewise; of a
+             regressor mean_absolute_error)
+    infer    images f32[B,H,W,C] -> probabilities f32[B,K] (of a regressor, outputs)
     save     request i32[1] (ignored; runtimes refuse a call without inputs) -> every weight by its name
-    restore  every weight by its name -> restored i32[1], the number of tensors taken
+    restore  every weight by its name -> restored i32[1], the number of tensors taken; it also sets the
+             optimizer back (moments and steps to 0, FedProx's anchor to these weights)
 """
 
 import hashlib
@@ -23,11 +26,14 @@ from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
 from fedfer.export.flatbuffer import metadata
-from fedfer.model.errors import ModelFileError
+from fedfer.export.loss_settings import BINARY, SQUARED, LossSettings, TargetSpec
+from fedfer.export.optimizer_settings import OptimizerSettings, optimizer_faults
+from fedfer.model.errors import ModelFileError, UsageError
 
 METADATA_NAME = "fedfer.contract"
-FORMAT = "fedfer.contract/1"
+FORMAT = "fedfer.contract/2"
 SIGNATURES = ("train", "infer", "save", "restore")
+SGD, CROSS_ENTROPY = OptimizerSettings(), LossSettings()
 MAX_MODEL_BYTES = 512 * 2**20
 MAX_CONTRACT_BYTES = 4 * 2**20
 MAX_NAME_CHARS = 256
@@ -55,17 +61,20 @@ class WeightSpec:
 
 @dataclass(frozen=True)
 class TrainingSettings:
-    """How the model was meant to be trained; a server may set the learning rate otherwise."""
+    """How the file trains. The learning rate is a suggestion: it is an input of `train`. `proximal`: `train`
+    has an input `proximal_mu` too, the mu of FedProx, and 0 there means none."""
 
-    optimizer: str = "sgd"
-    loss: str = "sparse_categorical_crossentropy"
-    learning_rate: float = 0.02
+    optimizer: OptimizerSettings = SGD
+    loss: LossSettings = CROSS_ENTROPY
+    learning_rate: float = SGD.learning_rate
+    proximal: bool = False
 
 
 @dataclass(frozen=True)
 class Contract:
     """What a `.tflite` offers. `image_shape` is (H, W, C); uint8 pixels are divided by
-    `pixel_divisor` before they enter `train` or `infer`; `labels[i]` is the name of class i;
+    `pixel_divisor` before they enter `train` or `infer`; `labels[i]` is the name of class i, or of a
+    regressor's output i;
     `initial_weights` is the sha256 of the checkpoint that the file starts from, written for this contract
     with `initial_weights` empty (a checkpoint names its contract, and cannot name itself)."""
 
@@ -80,6 +89,27 @@ class Contract:
     @property
     def num_parameters(self) -> int:
         return sum(math.prod(weight.shape) for weight in self.weights)
+
+    @property
+    def num_outputs(self) -> int:
+        """Of the Keras model, for an example: one tells two classes apart."""
+        return 1 if self.training.loss.name == BINARY and len(self.labels) == 2 else len(self.labels)
+
+    @property
+    def target(self) -> TargetSpec:
+        """What `train` is told of each example."""
+        return self.training.loss.target(self.num_outputs)
+
+    @property
+    def train_inputs(self) -> tuple[str, ...]:
+        """Names of `train`'s inputs."""
+        proximal = ("proximal_mu",) if self.training.proximal else ()
+        return ("images", self.target.name, "learning_rate", "seed", *proximal)
+
+    @property
+    def infer_output(self) -> str:
+        """Name of `infer`'s output."""
+        return "outputs" if self.training.loss.name == SQUARED else "probabilities"
 
     @property
     def weights_bytes(self) -> int:
@@ -105,7 +135,7 @@ def parse_contract(data: bytes) -> Contract:
         fault = next(_faults(contract), None)
         if fault is None and contract.canonical_json() != data:
             fault = "it is not canonical JSON: sorted keys, no spaces, ASCII"
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, UsageError) as error:
         fault = f"{type(error).__name__}: {error}"
     if fault is not None:
         shown = ascii(fault)[1:-1][:MAX_SHOWN_CHARS]
@@ -117,11 +147,15 @@ def _from_json(body: Any) -> Contract:
     """Contract of whatever types the JSON holds."""
     if body.pop("format") != FORMAT:
         raise ValueError(f"format is not {FORMAT}")
+    training = body.pop("training")
+    optimizer = OptimizerSettings(**training.pop("optimizer"))
+    loss = training.pop("loss")
+    loss = LossSettings(**{**loss, "class_weights": tuple(loss["class_weights"])})
     return Contract(
         weights=tuple(WeightSpec(**{**w, "shape": tuple(w["shape"])}) for w in body.pop("weights")),
         image_shape=tuple(body.pop("image_shape")),
         labels=tuple(body.pop("labels")),
-        training=TrainingSettings(**body.pop("training")),
+        training=TrainingSettings(optimizer=optimizer, loss=loss, **training),
         **body,
     )
 
@@ -129,14 +163,20 @@ def _from_json(body: Any) -> Contract:
 def _faults(contract: Contract) -> Iterator[str]:
     """What is wrong with a contract that somebody else wrote; nothing can be taken for granted."""
     training = contract.training
-    if not all(map(_is_name, (contract.model_name, training.optimizer, training.loss))):
-        yield "model_name, optimizer or loss is not a name"
+    if not _is_name(contract.model_name):
+        yield "model_name is not a name"
+    yield from optimizer_faults(training.optimizer)
+    if {type(training.proximal), type(training.loss.from_logits)} != {bool}:
+        yield "proximal or from_logits is not true or false"
+    if {type(x) for x in (training.loss.label_smoothing, *training.loss.class_weights)} != {float}:
+        yield "label_smoothing or class_weights are not numbers"
     if not all(map(_is_positive, (training.learning_rate, contract.pixel_divisor))):
         yield "learning_rate or pixel_divisor is not a positive number"
     if len(contract.image_shape) != 3 or not _is_shape(contract.image_shape):
         yield "image_shape is not height, width, channels"
     if not contract.labels or not _are_names(contract.labels):
         yield "labels are not different names"
+    training.loss.check_outputs(contract.num_outputs)
     if not re.fullmatch("[0-9a-f]{64}", contract.initial_weights):
         yield "initial_weights is not a sha256 in hex"
     if not contract.weights or not _are_names([weight.name for weight in contract.weights]):

@@ -25,7 +25,10 @@ def _from_file(path: Path) -> object:
     if not path.is_file():
         raise UsageError(f"no file {path}; expected a model saved by `model.save('name.keras')`")
     try:
-        return keras.saving.load_model(path, compile=False)
+        try:
+            return keras.saving.load_model(path)
+        except Exception:  # perhaps only its loss or metrics are unknown here
+            return keras.saving.load_model(path, compile=False)
     except Exception as error:  # Keras raises whatever its parts do
         raise UsageError(f"Keras cannot load {path}: {_first_line(error)}") from None
 

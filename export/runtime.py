@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from fedfer.export.checkpoint import Weights
 from fedfer.export.contract import SIGNATURES, Contract, load_model_bytes, read_contract
-from fedfer.model.errors import InterpreterError
+from fedfer.export.loss_settings import encode_targets
+from fedfer.model.errors import InterpreterError, ModelFileError
 
 # Distribution name -> module that holds `Interpreter`, in the order in which "auto" takes them.
 RUNTIMES = {"tflite-runtime": "tflite_runtime.interpreter", "ai-edge-litert": "ai_edge_litert.interpreter"}
@@ -25,7 +26,8 @@ RUNTIMES = {"tflite-runtime": "tflite_runtime.interpreter", "ai-edge-litert": "a
 
 @dataclass(frozen=True)
 class StepResult:
-    """Mean loss and accuracy over one batch, before its step was taken."""
+    """Mean loss and accuracy over one batch, before its step was taken. (Of a regressor `accuracy` is the
+    mean absolute error.)"""
 
     loss: float
     accuracy: float
@@ -63,21 +65,37 @@ class Model:
         return self.run("save", request=np.zeros(1, np.int32))
 
     def train(
-        self, images: NDArray[np.float32], labels: NDArray[Any], *, learning_rate: float, seed: int
+        self,
+        images: NDArray[np.float32],
+        labels: NDArray[Any],
+        *,
+        learning_rate: float,
+        seed: int,
+        proximal_mu: float = 0.0,
     ) -> StepResult:
-        """One optimizer step on images f32[B,H,W,C] in 0..1 and labels [B]; `seed` seeds dropout."""
-        result = self.run(
-            "train",
-            images=images,
-            labels=labels.astype(np.int32),
-            learning_rate=np.array([learning_rate], np.float32),
-            seed=np.array([seed], np.int32),
-        )
-        return StepResult(float(result["loss"][0]), float(result["accuracy"][0]))
+        """One optimizer step on images f32[B,H,W,C] in 0..1 and labels [B], or a regressor's targets
+        [B,K]; `seed` seeds dropout; a
+        `proximal_mu` above 0 needs a file exported for it (FedProx), else raises ModelFileError."""
+        inputs = {
+            "images": images,
+            self.contract.target.name: encode_targets(labels, self.contract.target),
+            "learning_rate": np.array([learning_rate], np.float32),
+            "seed": np.array([seed], np.int32),
+        }
+        if self.contract.training.proximal:
+            inputs["proximal_mu"] = np.array([proximal_mu], np.float32)
+        elif proximal_mu != 0:
+            raise ModelFileError(
+                f"proximal_mu is {proximal_mu:g}, but the model has no proximal term; "
+                "export it with --proximal, or set the server's proximal_mu to 0"
+            )
+        result = self.run("train", **inputs)
+        metric = result[self.contract.training.loss.metric]
+        return StepResult(float(result["loss"][0]), float(metric[0]))
 
     def infer(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Probabilities f32[B,K] of images f32[B,H,W,C] in 0..1."""
-        return self.run("infer", images=images)["probabilities"]
+        """Probabilities (a regressor's outputs) f32[B,K] of images f32[B,H,W,C] in 0..1."""
+        return self.run("infer", images=images)[self.contract.infer_output]
 
     def run(self, signature: str, **inputs: NDArray[Any]) -> dict[str, NDArray[Any]]:
         """Any signature by name. Raises InterpreterError with the runtime's own words."""

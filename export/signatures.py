@@ -10,14 +10,13 @@ from collections.abc import Callable
 import keras
 import tensorflow as tf
 
-from fedfer.export.contract import TrainingSettings, WeightSpec
+from fedfer.export.contract import Contract, WeightSpec
 from fedfer.export.dropout import seeded_dropout
 from fedfer.export.gradients import builtin_gradients
 from fedfer.export.layers import phone_layers
+from fedfer.export.losses import predictions, training_loss
+from fedfer.export.optimizers import Optimizer
 from fedfer.model.errors import ExportError
-
-Gradient = Callable[[tf.Tensor], tuple[tf.Tensor | None, ...]]
-EPSILON = 1e-7  # keras.config.epsilon(): probabilities are clipped to EPSILON..1-EPSILON before the logarithm
 
 
 class TrainableModel(tf.Module):  # type: ignore[misc]
@@ -27,38 +26,54 @@ class TrainableModel(tf.Module):  # type: ignore[misc]
     `save` and `restore` speak of w0, w1, ... here; fedfer.export.tflite puts the names in place.
     """
 
-    def __init__(self, model: keras.Model, settings: TrainingSettings) -> None:
+    def __init__(self, model: keras.Model, contract: Contract) -> None:
         super().__init__(name="fedfer")
         self.model = model
-        self.settings = settings
-        self.specs = weight_specs(model)
+        self.contract = contract
         self.state = [weight.value for weight in model.weights]
+        trained = [weight.value for weight in model.trainable_weights]
+        self.optimizer = Optimizer(contract.training.optimizer, trained, contract.training.proximal)
 
     def signatures(self) -> dict[str, Callable[..., dict[str, tf.Tensor]]]:
         """Concrete functions by signature name."""
         shape = self.model.input_shape
         images = tf.TensorSpec([None, *shape[1:]], tf.float32, name="images")
-        labels = tf.TensorSpec([None], tf.int32, name="labels")
-        rate = tf.TensorSpec([1], tf.float32, name="learning_rate")
-        seed = tf.TensorSpec([1], tf.int32, name="seed")
-        weights = {short_name(i): tf.TensorSpec(w.shape, tf.float32) for i, w in enumerate(self.specs)}
+        target = self.contract.target
+        step = {
+            target.name: tf.TensorSpec([None, *target.shape], target.dtype, name=target.name),
+            "learning_rate": tf.TensorSpec([1], tf.float32, name="learning_rate"),
+            "seed": tf.TensorSpec([1], tf.int32, name="seed"),
+            "proximal_mu": tf.TensorSpec([1], tf.float32, name="proximal_mu"),
+        }
+        step = {name: spec for name, spec in step.items() if name in self.contract.train_inputs}
+        weights = {
+            short_name(i): tf.TensorSpec(w.shape, tf.float32) for i, w in enumerate(self.contract.weights)
+        }
         request = tf.TensorSpec([1], tf.int32, name="request")
         return {
-            "train": tf.function(self.train).get_concrete_function(images, labels, rate, seed),
+            "train": tf.function(self.train).get_concrete_function(images, **step),
             "infer": tf.function(self.infer).get_concrete_function(images),
             "save": tf.function(self.save).get_concrete_function(request),
             "restore": tf.function(self.restore).get_concrete_function(**weights),
         }
 
     def train(
-        self, images: tf.Tensor, labels: tf.Tensor, learning_rate: tf.Tensor, seed: tf.Tensor
+        self,
+        images: tf.Tensor,
+        learning_rate: tf.Tensor,
+        seed: tf.Tensor,
+        labels: tf.Tensor | None = None,
+        targets: tf.Tensor | None = None,
+        proximal_mu: tf.Tensor | None = None,
     ) -> dict[str, tf.Tensor]:
-        """One step of SGD on the mean loss of the batch and the layers' regularisers; BatchNorm's statistics
-        move as in Keras."""
+        """One optimizer step on the mean loss of the batch and the layers' regularisers; BatchNorm's
+        statistics move as in Keras. The loss that it gives is without the proximal term."""
+        settings = self.contract.training.loss
+        right = labels if targets is None else targets
         graph = tf.compat.v1.get_default_graph()
-        with builtin_gradients(graph), seeded_dropout(seed, labels), phone_layers():
-            probabilities = self.model(images, training=True)
-            loss = tf.add_n([mean_cross_entropy(probabilities, labels), *self.model.losses])
+        with builtin_gradients(graph), seeded_dropout(seed, one_a_sample(right)), phone_layers():
+            step = training_loss(self.model(images, training=True), right, settings)
+            loss = tf.add_n([step.loss, *self.model.losses])
             trained = [weight.value for weight in self.model.trainable_weights]
             gradients = tf.gradients(loss, trained)
         for variable, gradient in zip(trained, gradients, strict=True):
@@ -66,14 +81,13 @@ class TrainableModel(tf.Module):  # type: ignore[misc]
                 raise ExportError(
                     f"{variable.name} has no gradient; expected every trainable weight to be used"
                 )
-            variable.assign(variable - learning_rate * gradient)
-        hits = tf.equal(tf.argmax(probabilities, axis=-1, output_type=tf.int32), labels)
-        accuracy = tf.reduce_mean(tf.cast(hits, tf.float32))
-        return {"loss": tf.reshape(loss, [1]), "accuracy": tf.reshape(accuracy, [1])}
+        self.optimizer.apply(gradients, learning_rate, proximal_mu)
+        return {"loss": tf.reshape(loss, [1]), settings.metric: tf.reshape(step.metric, [1])}
 
     def infer(self, images: tf.Tensor) -> dict[str, tf.Tensor]:
         with phone_layers():
-            return {"probabilities": self.model(images, training=False)}
+            outputs = predictions(self.model(images, training=False), self.contract.training.loss)
+        return {self.contract.infer_output: outputs}
 
     def save(self, request: tf.Tensor) -> dict[str, tf.Tensor]:
         """`request` is ignored: Java's runSignature refuses a call without inputs."""
@@ -82,32 +96,16 @@ class TrainableModel(tf.Module):  # type: ignore[misc]
     def restore(self, **weights: tf.Tensor) -> dict[str, tf.Tensor]:
         for i, variable in enumerate(self.state):
             variable.assign(weights[short_name(i)])
+        trained = [
+            weights[short_name(i)] for i, spec in enumerate(self.contract.weights) if spec.role == "trainable"
+        ]
+        self.optimizer.reset(trained)
         return {"restored": tf.constant([len(self.state)], tf.int32)}
 
 
-def mean_cross_entropy(probabilities: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
-    """Keras's sparse categorical cross-entropy of probabilities [B,K], mean over the batch.
-
-    As Keras does, the logits are used where a softmax made the probabilities (it leaves them on its output);
-    other probabilities are clipped before the logarithm. Either way Keras ends in softmax cross-entropy with
-    logits, an op that phones lack; it is spelled out here.
-    """
-    logits = getattr(probabilities, "_keras_logits", None)
-    if logits is None:
-        logits = tf.math.log(tf.clip_by_value(probabilities, EPSILON, 1.0 - EPSILON))
-    return _mean_cross_entropy_of_logits(logits, tf.one_hot(labels, probabilities.shape[-1]))
-
-
-@tf.custom_gradient  # type: ignore[untyped-decorator]
-def _mean_cross_entropy_of_logits(logits: tf.Tensor, targets: tf.Tensor) -> tuple[tf.Tensor, Gradient]:
-    log_probabilities = tf.nn.log_softmax(logits)
-    loss = -tf.reduce_mean(tf.reduce_sum(log_probabilities * targets, axis=-1))
-
-    def gradient(scale: tf.Tensor) -> tuple[tf.Tensor | None, ...]:
-        batch_size = tf.cast(tf.shape(targets)[0], tf.float32)
-        return (tf.exp(log_probabilities) - targets) * (scale / batch_size), None
-
-    return loss, gradient
+def one_a_sample(targets: tf.Tensor) -> tf.Tensor:
+    """Any i32[B], of labels i32[B] or targets f32[B,K]: as long as the batch."""
+    return targets if targets.shape.rank == 1 else tf.cast(targets[:, 0], tf.int32)
 
 
 def weight_specs(model: keras.Model) -> list[WeightSpec]:

@@ -3,11 +3,11 @@
 from pathlib import Path
 
 
-def export_tiny(path: Path, dropout: float) -> None:
+def export_tiny(path: Path, dropout: float, proximal: bool = False) -> None:
     """Writes the tiny model of tests/keras_models.py as a `.tflite`."""
     from keras_models import LABELS, tiny_model
 
     from fedfer.export.contract import TrainingSettings
     from fedfer.export.tflite import convert
 
-    path.write_bytes(convert(tiny_model(dropout), LABELS, TrainingSettings()))
+    path.write_bytes(convert(tiny_model(dropout), LABELS, TrainingSettings(proximal=proximal)))

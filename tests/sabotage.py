@@ -35,11 +35,12 @@ def verified(ways: tuple[str, ...] = WAYS) -> dict[str, list[tuple[bool, str]]]:
 
 def sabotaged_convert(way: str) -> Convert:
     """fedfer.export.tflite.convert with one thing wrong."""
-    from fedfer.export.tflite import convert, finish, make_contract
+    from fedfer.export.packing import finish
+    from fedfer.export.tflite import convert, make_contract
 
     def wrong(model: Any, labels: tuple[str, ...], settings: Any) -> bytes:
         if way == "flex":
-            return finish(flex_file(), make_contract(model, labels, settings))
+            return finish(flex_file(), make_contract(model, labels, settings), {})
         with _wrong_weights(model, way), _wrong_gradient(way), _wrong_dropout(way):
             return convert(model, labels, settings)
 

@@ -22,6 +22,8 @@ from fedfer.export.contract import (
     parse_contract,
     read_contract,
 )
+from fedfer.export.loss_settings import LossSettings
+from fedfer.export.optimizer_settings import OPTIMIZERS
 from fedfer.model.errors import ModelFileError
 
 SMALL = Contract(
@@ -37,10 +39,12 @@ SMALL = Contract(
     initial_weights="0123456789abcdef" * 4,
 )
 GOLDEN = (
-    b'{"format":"fedfer.contract/1","image_shape":[2,3,1],'
+    b'{"format":"fedfer.contract/2","image_shape":[2,3,1],'
     b'"initial_weights":"0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef",'
     b'"labels":["no","yes"],"model_name":"small","pixel_divisor":255.0,'
-    b'"training":{"learning_rate":0.5,"loss":"sparse_categorical_crossentropy","optimizer":"sgd"},'
+    b'"training":{"learning_rate":0.5,"loss":{"class_weights":[],"from_logits":false,"label_smoothing":0.0,'
+    b'"name":"sparse_categorical_crossentropy"},"optimizer":{"beta_1":0.9,"beta_2":0.999,"clip_norm":null,'
+    b'"epsilon":1e-07,"momentum":0.0,"name":"sgd","nesterov":false,"weight_decay":0.0},"proximal":false},'
     b'"weights":[{"dtype":"float32","name":"dense/kernel","nonnegative":false,"role":"trainable","shape":[6,2]},'
     b'{"dtype":"float32","name":"bn/moving_variance","nonnegative":true,"role":"statistic","shape":[2]},'
     b'{"dtype":"float32","name":"scale","nonnegative":false,"role":"trainable","shape":[]}]}'
@@ -53,13 +57,15 @@ specs = st.builds(
     WeightSpec, names, shapes, st.just("float32"), st.sampled_from(["trainable", "statistic"]), st.booleans()
 )
 positive = st.floats(1e-6, 1e6)
+# Fits any number of outputs; class weights would have to be as many.
+losses = st.builds(LossSettings, st.just("binary_crossentropy"), st.booleans(), st.floats(0, 0.9))
 contracts = st.builds(
     Contract,
     model_name=names,
     image_shape=st.tuples(*[st.integers(1, 300)] * 3),
     labels=st.lists(names, min_size=1, max_size=5, unique=True).map(tuple),
     weights=st.lists(specs, min_size=1, max_size=5, unique_by=lambda spec: spec.name).map(tuple),
-    training=st.builds(TrainingSettings, names, names, positive),
+    training=st.builds(TrainingSettings, st.sampled_from(list(OPTIMIZERS.values())), losses, positive),
     initial_weights=st.binary(min_size=32, max_size=32).map(bytes.hex),
     pixel_divisor=positive,
 )
@@ -102,6 +108,14 @@ def changed_training(**fields: Any) -> bytes:
     return changed(training={**json.loads(GOLDEN)["training"], **fields})
 
 
+def changed_optimizer(**fields: Any) -> bytes:
+    return changed_training(optimizer={**json.loads(GOLDEN)["training"]["optimizer"], **fields})
+
+
+def changed_loss(**fields: Any) -> bytes:
+    return changed_training(loss={**json.loads(GOLDEN)["training"]["loss"], **fields})
+
+
 def encode(body: object) -> bytes:
     return json.dumps(body, sort_keys=True, separators=(",", ":")).encode()
 
@@ -121,7 +135,7 @@ HOSTILE = {
     "deep": b"[" * 100_000 + b"]" * 100_000,
     "deep inside": GOLDEN[:-1] + b',"x":' + b"[" * 100_000 + b"]" * 100_000 + b"}",
     "a number of 5000 digits": GOLDEN.replace(b"255.0", b"9" * 5000),
-    "other format": changed(format="fedfer.contract/2"),
+    "other format": changed(format="fedfer.contract/1"),
     "format missing": without("format"),
     "weights missing": without("weights"),
     "labels missing": without("labels"),
@@ -183,7 +197,24 @@ HOSTILE = {
     "weight's nonnegative 1": changed_weight(nonnegative=1),
     "training a list": changed(training=["sgd"]),
     "optimizer a number": changed_training(optimizer=1),
+    "optimizer unknown": changed_optimizer(name="lion"),
+    "optimizer a list": changed_optimizer(name=["sgd"]),
+    "optimizer's momentum a string": changed_optimizer(momentum="0.9"),
+    "optimizer's momentum 1": changed_optimizer(momentum=1.0),
+    "optimizer's epsilon 0": changed_optimizer(epsilon=0.0),
+    "optimizer's clip_norm NaN": changed_optimizer(clip_norm=float("nan")),
+    "optimizer's nesterov 1": changed_optimizer(nesterov=1),
+    "unknown field of the optimizer": changed_optimizer(rho=0.5),
+    "proximal 1": changed_training(proximal=1),
     "loss null": changed_training(loss=None),
+    "loss unknown": changed_loss(name="hinge"),
+    "loss a list": changed_loss(name=["mean_squared_error"]),
+    "loss's from_logits 1": changed_loss(from_logits=1),
+    "loss's label_smoothing NaN": changed_loss(label_smoothing=float("nan")),
+    "loss's label_smoothing a string": changed_loss(label_smoothing="0.1"),
+    "loss's class_weights too many": changed_loss(class_weights=[1.0, 2.0, 3.0]),
+    "loss's class_weights strings": changed_loss(class_weights=["1", "2"]),
+    "loss's class_weights a number": changed_loss(class_weights=2.0),
     "learning_rate negative": changed_training(learning_rate=-0.1),
     "learning_rate a string": changed_training(learning_rate="0.1"),
     "learning_rate a list": changed_training(learning_rate=[0.1]),

@@ -59,7 +59,7 @@ def test_json(tiny_tflite: Path) -> None:
     # the digest names exactly these fields: the same contract can be built again from what is shown
     body = summary["contract"]
     digest = body.pop("digest")
-    canonical = json.dumps({"format": "fedfer.contract/1", **body}, sort_keys=True, separators=(",", ":"))
+    canonical = json.dumps({"format": "fedfer.contract/2", **body}, sort_keys=True, separators=(",", ":"))
     assert hashlib.sha256(canonical.encode()).hexdigest() == digest == contract.digest
 
 
@@ -80,7 +80,7 @@ def test_stock_file_that_needs_flex(tmp_path: Path) -> None:
 def test_files_that_cannot_be_read(tmp_path: Path, tiny_tflite: Path, json_wanted: list[str]) -> None:
     """Each gives one line on stderr, nothing on stdout, exit code 1."""
     content = tiny_tflite.read_bytes()
-    spoilt = content.replace(b'"fedfer.contract/1"', b'"fedfer.contract/9"')
+    spoilt = content.replace(b'"fedfer.contract/2"', b'"fedfer.contract/9"')
     assert METADATA_NAME.encode() in spoilt
     files = {
         "picture.png": (b"\x89PNG\r\n\x1a\n" + bytes(100), "not a .tflite file"),

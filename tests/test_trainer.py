@@ -5,14 +5,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from exported import export_tiny
 from hypothesis import given
 from hypothesis import strategies as st
 from trainer_helpers import Outcome, Task, losses_by_divisor, run_tasks, three_steps_by_hand
 
 from fedfer.android_stub.trainer import Seeds, epoch_batches
+from fedfer.export.check import vector_difference
 from fedfer.export.checkpoint import Weights
 from fedfer.export.isolation import call_isolated
-from fedfer.model.errors import CheckpointError
+from fedfer.model.errors import CheckpointError, ModelFileError
 
 
 @given(num_examples=st.integers(1, 200), batch_size=st.integers(1, 250), seed=st.integers(0, 2**40))
@@ -47,6 +49,14 @@ def test_every_task_and_step_has_its_own_random_numbers() -> None:
 
 def same_bits(one: Weights, other: Weights) -> bool:
     return one.keys() == other.keys() and all(np.array_equal(one[name], other[name]) for name in one)
+
+
+@pytest.fixture(scope="module")
+def fedprox_tflite(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny model without dropout, with a proximal term."""
+    path = tmp_path_factory.mktemp("fedprox") / "fedprox.tflite"
+    call_isolated(export_tiny, path, 0.0, proximal=True)
+    return path
 
 
 BASE = Task()
@@ -97,6 +107,19 @@ def test_seven_images_in_batches_of_three_are_the_same_steps_by_hand(tiny_tflite
 def test_pixels_are_divided_as_the_contract_says(tiny_tflite: Path) -> None:
     usual, other, again = call_isolated(losses_by_divisor, tiny_tflite, [255.0, 1020.0, 255.0])
     assert usual == again != other
+
+
+def test_a_proximal_term_keeps_weights_near_the_start(fedprox_tflite: Path) -> None:
+    """The same task three times: the stronger the pull, the shorter the way, and mu 0 is none."""
+    tasks = [Task(proximal_mu=mu, learning_rate=0.02) for mu in (0.0, 1.0, 10.0)]
+    outcomes = call_isolated(run_tasks, fedprox_tflite, tasks)
+    ways = [vector_difference(o.after, o.before) for o in outcomes]
+    assert ways[0] > ways[1] > ways[2] > 0
+
+
+def test_a_proximal_term_that_the_file_lacks_is_refused(tiny_tflite: Path) -> None:
+    with pytest.raises(ModelFileError, match="proximal_mu is 1, but the model has no proximal term"):
+        call_isolated(run_tasks, tiny_tflite, [Task(proximal_mu=1.0)])
 
 
 def test_divergence_is_said_on_the_device(tiny_tflite: Path) -> None:

@@ -65,7 +65,7 @@ def run_export(way: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     """`fedfer export` of the tiny model in a process of its own, sabotaged in this way."""
     return subprocess.run(
         [sys.executable, "-c", COMMAND, way, *arguments],
-        env={**os.environ, "PYTHONPATH": str(TESTS)},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")])},
         capture_output=True,
         text=True,
         check=False,

@@ -20,6 +20,7 @@ class Task:
     batch_size: int = 3
     local_epochs: int = 2
     learning_rate: float = 0.05
+    proximal_mu: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ def run_tasks(model_path: Path, tasks: list[Task]) -> list[Outcome]:
     first = model.save()
     outcomes = []
     for task in tasks:
-        plan = TrainingPlan(task.local_epochs, task.batch_size, task.learning_rate)
+        plan = TrainingPlan(task.local_epochs, task.batch_size, task.learning_rate, task.proximal_mu)
         seeds = Seeds(task.fleet_seed, task.device, task.round)
         examples = noise(task.num_examples, 100 + task.device)
         result = train_locally(model, first, examples, plan, seeds)

@@ -1,0 +1,183 @@
+"""What is done to a converted `.tflite` before it is written: names, order, contract, and fewer bytes.
+
+The converter names every tensor, gives each an empty buffer of its own and stores zeros at full length.
+What is left out here changes nothing that runs: tensors that operators compute share buffer 0, as the schema
+means it, constants of equal bytes share one buffer, and long zeros, an optimizer's slots, become FILL.
+"""
+
+from typing import Any
+
+import flatbuffers
+import numpy as np
+from tensorflow.lite.python import schema_py_generated as schema
+
+from fedfer.export.contract import METADATA_NAME, Contract
+from fedfer.export.schedule import Operator, schedule
+
+BUFFER_ALIGNMENT_BYTES = 16  # what the schema asks for; the generated Python packer forgets it
+MIN_FILL_BYTES = 4096  # shorter zeros cost less than an operator
+KEPT_METADATA = (b"min_runtime_version", METADATA_NAME.encode())
+
+
+def finish(content: bytes, contract: Contract, weight_names: dict[str, str]) -> bytes:
+    """The file's final bytes: `weight_names` (by the names that the converter knows) on `save` and `restore`,
+    the contract in the metadata, operators in fedfer.export.schedule's order, everything small."""
+    model = schema.ModelT.InitFromPackedBuf(content, 0)
+    for signature in model.signatureDefs:
+        if signature.signatureKey in (b"save", b"restore"):
+            for mapped in [*signature.inputs, *signature.outputs]:
+                mapped.name = weight_names.get(mapped.name.decode(), mapped.name.decode())
+    fill_zeros(model)
+    for subgraph in model.subgraphs:
+        subgraph.operators = [subgraph.operators[i] for i in schedule(_operators(model, subgraph))]
+        strip(subgraph)
+    _add_metadata(model, contract)
+    share_buffers(model)
+    return pack(model)
+
+
+def strip(subgraph: schema.SubGraphT) -> None:
+    """Drops what no runtime reads: names of tensors in between, empty quantisation."""
+    ends = {*subgraph.inputs, *subgraph.outputs}
+    for number, tensor in enumerate(subgraph.tensors):
+        if number not in ends:
+            tensor.name = None
+        quantized = tensor.quantization
+        if quantized is not None and quantized.scale is None and quantized.details is None:
+            tensor.quantization = None
+
+
+def share_buffers(model: schema.ModelT) -> None:
+    """One buffer for equal bytes, buffer 0 for none."""
+    content = {0: b""}
+    number_of = {b"": 0}
+
+    def shared(number: int) -> int:
+        data = model.buffers[number].data
+        data = b"" if data is None else np.asarray(data, np.uint8).tobytes()
+        if data not in number_of:
+            number_of[data] = len(content)
+            content[number_of[data]] = data
+        return number_of[data]
+
+    for subgraph in model.subgraphs:
+        for tensor in subgraph.tensors:
+            tensor.buffer = shared(tensor.buffer)
+    for entry in model.metadata:
+        entry.buffer = shared(entry.buffer)
+    model.buffers = [AlignedBuffer() for _ in content]
+    for number, data in content.items():
+        model.buffers[number].data = np.frombuffer(data, np.uint8) if data else None
+
+
+def fill_zeros(model: schema.ModelT) -> None:
+    """Long constants of zeros that a variable is set to become FILL, in the subgraphs that do so."""
+    codes = _codes(model)
+    for subgraph in model.subgraphs:
+        constants = [
+            int(op.inputs[1])
+            for op in subgraph.operators
+            if codes[op.opcodeIndex] == schema.BuiltinOperator.ASSIGN_VARIABLE
+        ]
+        for number in sorted(set(constants)):
+            tensor = subgraph.tensors[number]
+            data = model.buffers[tensor.buffer].data
+            if data is not None and len(data) >= MIN_FILL_BYTES and not np.any(data):
+                sizes = constant(model, subgraph, np.array(tensor.shape, np.int32))
+                zero = constant(model, subgraph, np.zeros((), np.float32))
+                tensor.buffer = 0
+                fill = operator(model, schema.BuiltinOperator.FILL, [sizes, zero], [number])
+                fill.builtinOptionsType, fill.builtinOptions = (
+                    schema.BuiltinOptions.FillOptions,
+                    schema.FillOptionsT(),
+                )
+                subgraph.operators.insert(0, fill)
+
+
+TENSOR_TYPES = {"float32": schema.TensorType.FLOAT32, "int32": schema.TensorType.INT32}
+
+
+def constant(model: schema.ModelT, subgraph: schema.SubGraphT, value: np.ndarray[Any, Any]) -> int:
+    """Adds a constant tensor; its number in the subgraph."""
+    buffer, tensor = schema.BufferT(), schema.TensorT()
+    buffer.data = np.frombuffer(value.tobytes(), np.uint8)
+    model.buffers.append(buffer)
+    tensor.shape, tensor.type = np.array(value.shape, np.int32), TENSOR_TYPES[value.dtype.name]
+    tensor.buffer, tensor.hasRank = len(model.buffers) - 1, True
+    subgraph.tensors.append(tensor)
+    return len(subgraph.tensors) - 1
+
+
+def operator(model: schema.ModelT, code: int, inputs: list[int], outputs: list[int]) -> schema.OperatorT:
+    """A new operator of this builtin code between these tensors, not yet placed."""
+    codes = _codes(model)
+    if code not in codes:
+        kind = schema.OperatorCodeT()
+        kind.builtinCode, kind.deprecatedBuiltinCode, kind.version = code, min(code, 127), 1
+        model.operatorCodes.append(kind)
+        codes.append(code)
+    made = schema.OperatorT()
+    made.opcodeIndex = codes.index(code)
+    made.inputs, made.outputs = np.array(inputs, np.int32), np.array(outputs, np.int32)
+    return made
+
+
+def pack(model: schema.ModelT) -> bytes:
+    """The flatbuffer's bytes."""
+    builder = flatbuffers.Builder(2**20)
+    builder.Finish(model.Pack(builder), b"TFL3")
+    return bytes(builder.Output())
+
+
+def _add_metadata(model: schema.ModelT, contract: Contract) -> None:
+    buffer = schema.BufferT()
+    buffer.data = np.frombuffer(contract.canonical_json(), np.uint8)
+    model.buffers.append(buffer)
+    entry = schema.MetadataT()
+    entry.name, entry.buffer = METADATA_NAME.encode(), len(model.buffers) - 1
+    model.metadata = [kept for kept in [*(model.metadata or []), entry] if kept.name in KEPT_METADATA]
+    model.description = f"{contract.model_name}, exported by fedfer"
+
+
+def _codes(model: schema.ModelT) -> list[int]:
+    return [max(code.builtinCode, code.deprecatedBuiltinCode) for code in model.operatorCodes]
+
+
+def _operators(model: schema.ModelT, subgraph: schema.SubGraphT) -> list[Operator]:
+    """The subgraph's operators as plain data, with the variables that they read and write."""
+    codes = _codes(model)
+    variables: dict[int, str] = {}
+    found = []
+    for op in subgraph.operators:
+        code = codes[op.opcodeIndex]
+        if code == schema.BuiltinOperator.VAR_HANDLE:
+            variables[op.outputs[0]] = op.builtinOptions.sharedName.decode()
+        variable = variables.get(op.inputs[0]) if op.inputs is not None and len(op.inputs) else None
+        found.append(
+            Operator(
+                inputs=tuple(int(i) for i in (op.inputs if op.inputs is not None else [])),
+                outputs=tuple(int(i) for i in (op.outputs if op.outputs is not None else [])),
+                reads=variable if code == schema.BuiltinOperator.READ_VARIABLE else None,
+                writes=variable if code == schema.BuiltinOperator.ASSIGN_VARIABLE else None,
+                first=code == schema.BuiltinOperator.CALL_ONCE,
+            )
+        )
+    return found
+
+
+class AlignedBuffer(schema.BufferT):  # type: ignore[misc]
+    """A buffer whose data is laid on a 16-byte boundary of the file."""
+
+    def Pack(self, builder: flatbuffers.Builder) -> int:
+        data = None
+        if self.data is not None:
+            content = np.asarray(self.data, np.uint8).tobytes()
+            builder.StartVector(1, len(content), BUFFER_ALIGNMENT_BYTES)
+            builder.head = builder.head - len(content)
+            builder.Bytes[builder.head : builder.head + len(content)] = content
+            data = builder.EndVector()
+        schema.BufferStart(builder)
+        if data is not None:
+            schema.BufferAddData(builder, data)
+        offset: int = schema.BufferEnd(builder)
+        return offset
