@@ -3,7 +3,7 @@
     lock                              held by the one server that uses the directory
     models/<sha256>.tflite            the served model
     versions/<sha256>.safetensors     global checkpoints
-    updates/<round>/<sha256>.safetensors
+    updates/<run>/<round>/<sha256>.safetensors
     tmp/                              unfinished files; emptied at start
 
 A file appears under its name only whole: written in tmp/, synced, renamed, its directory synced.
@@ -28,7 +28,8 @@ class Blobs:
         self._lock = _lock(root)
         self._temporary = root / "tmp"
         shutil.rmtree(self._temporary, ignore_errors=True)
-        for directory in (self._temporary, root / "models", root / "versions", root / "updates"):
+        self._updates = root / "updates"
+        for directory in (self._temporary, root / "models", root / "versions", self._updates):
             directory.mkdir(exist_ok=True)
         sync_directory(root)
 
@@ -42,8 +43,8 @@ class Blobs:
     def version_path(self, sha256: str) -> Path:
         return self.root / "versions" / f"{sha256}.safetensors"
 
-    def update_path(self, round_number: int, sha256: str) -> Path:
-        return self.root / "updates" / str(round_number) / f"{sha256}.safetensors"
+    def update_path(self, run: str, round_number: int, sha256: str) -> Path:
+        return self._updates / run / str(round_number) / f"{sha256}.safetensors"
 
     def temporary_path(self) -> Path:
         """A name for a new unfinished file."""
@@ -58,21 +59,22 @@ class Blobs:
 
     def keep(self, temporary: Path, place: Path) -> None:
         """Gives an unfinished file, whose bytes are synced, its name; durable on return."""
-        if not place.parent.is_dir():
-            place.parent.mkdir()
-            sync_directory(place.parent.parent)
+        if not place.parent.is_dir() and self._updates in place.parents:
+            for directory in (place.parent.parent, place.parent):  # of the run, of the round
+                directory.mkdir(exist_ok=True)
+                sync_directory(directory.parent)
         temporary.replace(place)
         sync_directory(place.parent)
 
-    def drop_updates(self, round_number: int) -> None:
+    def drop_updates(self, run: str, round_number: int) -> None:
         """Deletes a round's updates; what cannot be deleted stays and harms nothing."""
-        shutil.rmtree(self.root / "updates" / str(round_number), ignore_errors=True)
+        shutil.rmtree(self._updates / run / str(round_number), ignore_errors=True)
 
-    def drop_updates_before(self, round_number: int) -> None:
+    def drop_updates_before(self, run: str, round_number: int) -> None:
         """Deletes the updates of rounds before this one, which a server that was killed may have left."""
-        for directory in (self.root / "updates").iterdir():
+        for directory in (self._updates / run).glob("*"):
             if directory.name.isdigit() and int(directory.name) < round_number:
-                self.drop_updates(int(directory.name))
+                self.drop_updates(run, int(directory.name))
 
 
 def _make_directory(path: Path) -> None:

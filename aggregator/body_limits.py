@@ -7,6 +7,7 @@ later gets its answer; beyond that the connection is closed.
 """
 
 import asyncio
+from collections.abc import Callable
 
 from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect
@@ -25,16 +26,16 @@ JSON = "application/json"
 
 
 class BodyLimits:
-    """`max_upload_bytes` is what a refused upload may still send."""
+    """`max_upload_bytes()` is what a refused upload may still send."""
 
-    def __init__(self, app: ASGIApp, max_upload_bytes: int) -> None:
+    def __init__(self, app: ASGIApp, max_upload_bytes: Callable[[], int]) -> None:
         self._app, self._max_upload_bytes = app, max_upload_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        body = _Body(scope, receive, send, self._max_upload_bytes)
+        body = _Body(scope, receive, send, self._max_upload_bytes())
         refused = _refused_head(scope)
         if refused is not None:
             await refused(scope, body.receive, body.send)

@@ -5,6 +5,8 @@ BodyLimits        size, time and type of what comes in
 CallRates         who calls too often
 """
 
+from collections.abc import Callable
+
 from fastapi import FastAPI
 
 from fedfer.aggregator.body_limits import BodyLimits
@@ -13,8 +15,8 @@ from fedfer.aggregator.limits import Limits
 from fedfer.aggregator.security_headers import SecurityHeaders, add_docs
 
 
-def install(app: FastAPI, limits: Limits, max_upload_bytes: int) -> None:
-    """`max_upload_bytes`: of the largest upload that the application takes."""
+def install(app: FastAPI, limits: Limits, max_upload_bytes: Callable[[], int]) -> None:
+    """`max_upload_bytes()`: of the largest upload that the application takes."""
     for middleware, settings in (
         (CallRates, {"limits": limits}),
         (BodyLimits, {"max_upload_bytes": max_upload_bytes}),

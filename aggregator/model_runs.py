@@ -5,7 +5,7 @@ Each run is a process of its own (the interpreter's memory and crashes stay out 
 
 from pathlib import Path
 
-from fedfer.aggregator.config import ServerConfig
+from fedfer.aggregator.config import HoldoutSource, RunConfig
 from fedfer.export.checkpoint import checkpoint_bytes, load_checkpoint
 from fedfer.export.contract import Contract
 from fedfer.export.isolation import call_isolated
@@ -13,14 +13,14 @@ from fedfer.model.data import LabelledImages, check_fit
 from fedfer.model.measures import Measures
 
 
-def initial_checkpoint(config: ServerConfig, contract: Contract) -> bytes:
+def initial_checkpoint(config: RunConfig, contract: Contract, runtime: str) -> bytes:
     """The checkpoint that round 1 starts from: the one given, or what the model's `save` returns.
 
     Raises CheckpointError, InterpreterError.
     """
     if config.initial_weights is not None:
         return checkpoint_bytes(load_checkpoint(config.initial_weights, contract), contract)
-    return call_isolated(saved_checkpoint, config.model, config.runtime)
+    return call_isolated(saved_checkpoint, config.model, runtime)
 
 
 def saved_checkpoint(model: Path, runtime: str) -> bytes:
@@ -31,13 +31,12 @@ def saved_checkpoint(model: Path, runtime: str) -> bytes:
     return checkpoint_bytes(loaded.save(), loaded.contract)
 
 
-def load_holdout(config: ServerConfig, contract: Contract) -> LabelledImages | None:
+def load_holdout(wanted: HoldoutSource | None, contract: Contract) -> LabelledImages | None:
     """The server's own images, None without. Raises DataError, UsageError."""
-    if config.holdout is None:
+    if wanted is None:
         return None
     from fedfer.model.sources import load_images
 
-    wanted = config.holdout
     images = load_images(wanted.source, skip=wanted.skip, take=wanted.take, seed=wanted.seed)
     check_fit(images, contract.image_shape, len(contract.labels))
     return images

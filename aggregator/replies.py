@@ -4,13 +4,17 @@ import math
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
+from fedfer.aggregator.config import RUN_NAME, RoundSettings
 from fedfer.aggregator.rounds import Phase, WaitReason
-from fedfer.aggregator.service import Service, Work
+from fedfer.aggregator.run_files import settings_json
+from fedfer.aggregator.run_store import RunState, StopReason
+from fedfer.aggregator.runs import Run, Work
 
 Sha256 = Annotated[str, StringConstraints(pattern="^[0-9a-f]{64}$")]
 DeviceName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]{1,64}$")]
+RunName = Annotated[str, StringConstraints(pattern=RUN_NAME)]
 
 
 class ErrorBody(BaseModel):
@@ -30,12 +34,15 @@ class EnrolRequest(BaseModel):
 class EnrolReply(BaseModel):
     device_id: str
     token: str = Field(description="Shown once; the server keeps only its sha256.")
-    model: Sha256
-    contract: Sha256
+
+
+class WorkRequest(BaseModel):
+    run: RunName | None = None
 
 
 class TrainReply(BaseModel):
     action: Literal["train"] = "train"
+    run: str
     round: int
     model: Sha256
     weights: Sha256
@@ -48,13 +55,15 @@ class TrainReply(BaseModel):
 
 class WaitReply(BaseModel):
     action: Literal["wait"] = "wait"
+    run: str
     retry_after_sec: float
     reason: WaitReason
 
 
 class StopReply(BaseModel):
     action: Literal["stop"] = "stop"
-    reason: Literal["finished"] = "finished"
+    run: str
+    reason: StopReason
     weights: Sha256
 
 
@@ -63,6 +72,7 @@ WorkReply = Annotated[TrainReply | WaitReply | StopReply, Field(discriminator="a
 
 class ReceiptReply(BaseModel):
     update: Sha256
+    run: str
     round: int
     num_examples: int
     received_bytes: int
@@ -80,6 +90,7 @@ class UpdateReply(BaseModel):
 
 
 class RoundReply(BaseModel):
+    run: str
     round: int
     phase: Phase
     base_weights: Sha256 | None
@@ -102,51 +113,88 @@ class RoundsReply(BaseModel):
     rounds: list[RoundReply]
 
 
-class StatusReply(BaseModel):
+class NewRun(BaseModel):
+    """`weights`: a version of any run to start from, instead of those in the model file."""
+
+    model_config = ConfigDict(extra="forbid")
+    name: RunName
+    model: Sha256
+    weights: Sha256 | None = None
+    settings: dict[str, Any] = {}
+
+
+class RunReply(BaseModel):
+    run: str
+    state: RunState
+    stop_reason: StopReason | None
     model: Sha256
     contract: Sha256
-    phase: Literal["running", "finished"]
     round: int
     num_rounds: int
-    weights: Sha256
-    num_devices: int
+    weights: Sha256 = Field(description="The newest version.")
     holdout_examples: int
+    settings: dict[str, Any]
+
+
+class RunsReply(BaseModel):
+    runs: list[RunReply]
+    num_devices: int
 
 
 class HealthReply(BaseModel):
     status: Literal["ok"] = "ok"
 
 
-def work_reply(work: Work, service: Service) -> TrainReply | WaitReply | StopReply:
+def work_reply(work: Work, retry_after_sec: float) -> TrainReply | WaitReply | StopReply:
     """What a device is told to do."""
+    run, round_, settings = work.run, work.round_, work.round_.settings
     if work.final_weights is not None:
-        return StopReply(weights=work.final_weights)
+        return StopReply(run=run.name, reason=run.stop_reason or "operator", weights=work.final_weights)
     if work.wait_reason is not None:
-        return WaitReply(retry_after_sec=service.config.retry_after_sec, reason=work.wait_reason)
-    round_, settings = work.round_, work.round_.settings
+        return WaitReply(run=run.name, retry_after_sec=retry_after_sec, reason=work.wait_reason)
     rate = settings.learning_rate
     return TrainReply(
+        run=run.name,
         round=round_.number,
-        model=service.model,
+        model=run.model,
         weights=round_.base_weights,
-        contract=service.contract.digest,
+        contract=run.contract.digest,
         local_epochs=settings.local_epochs,
         batch_size=settings.batch_size,
-        learning_rate=service.contract.training.learning_rate if rate is None else rate,
-        deadline_sec=round(max(0.0, round_.deadline_at - service.clock()), 3),
+        learning_rate=run.contract.training.learning_rate if rate is None else rate,
+        deadline_sec=round(max(0.0, round_.deadline_at - run.clock()), 3),
+    )
+
+
+def run_reply(run: Run) -> RunReply:
+    """Where a run stands."""
+    return RunReply(
+        run=run.name,
+        state=run.state,
+        stop_reason=run.stop_reason,
+        model=run.model,
+        contract=run.contract.digest,
+        round=run.round_.number,
+        num_rounds=run.settings.num_rounds,
+        weights=run.newest_weights,
+        holdout_examples=run.holdout_examples,
+        settings=settings_json(run.settings),
     )
 
 
 def round_reply(row: dict[str, Any]) -> RoundReply:
-    """A round from the columns that `Store.round_rows` gives."""
+    """A round from the columns that `RoundStore.rows` gives."""
     updates = [
         UpdateReply(update=sent["sha256"], **{k: v for k, v in sent.items() if k in UpdateReply.model_fields})
         for sent in row["updates"]
     ]
+    settings = RoundSettings(**row["settings"]) if row["settings"] else None
     closed_at = row["closed_at"]
     return RoundReply(
         **{key: row[key] for key in row.keys() & _SAME_NAMES},
         round=row["number"],
+        num_clients=settings.num_clients if settings else 0,
+        min_clients=settings.required_clients if settings else 0,
         opened_at=_iso(row["opened_at"]),
         closed_at=None if closed_at is None else _iso(closed_at),
         duration_sec=None if closed_at is None else round(closed_at - row["opened_at"], 3),
@@ -158,11 +206,10 @@ def round_reply(row: dict[str, Any]) -> RoundReply:
 
 
 _SAME_NAMES = {
+    "run",
     "phase",
     "base_weights",
     "result_weights",
-    "num_clients",
-    "min_clients",
     "bytes_down",
     "holdout_loss",
     "holdout_accuracy",

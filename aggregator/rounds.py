@@ -17,7 +17,7 @@ from fedfer.aggregator.config import RoundSettings
 from fedfer.model.errors import RefusedError
 
 Phase = Literal["open", "aggregating", "done"]
-WaitReason = Literal["round_full", "already_reported", "aggregating"]
+WaitReason = Literal["round_full", "already_reported", "aggregating", "paused"]
 MAX_EXAMPLES = 1_000_000
 RESTART_GRACE_SEC = 60.0
 

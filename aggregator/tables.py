@@ -1,15 +1,29 @@
 """The aggregator's database tables, in SQL that SQLite and PostgreSQL share.
 
-meta      key, value: which model this data directory serves
+meta      key, value: the schema's version
 devices   who enrolled; of a token only its sha256
-rounds    one row a round, number 0 the initial checkpoint; times in seconds since the epoch
+models    every `.tflite` that runs may use
+runs      a model, settings (JSON) and a state each
+rounds    one row a round of a run, number 0 the initial checkpoint; times in seconds since the epoch
 places    who holds, or held, a place in a round
 updates   accepted updates in the order of their arrival; the checkpoints are files
 """
 
-from sqlalchemy import BigInteger, Boolean, Column, Float, ForeignKey, Integer, MetaData, String, Table
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Float,
+    ForeignKey,
+    ForeignKeyConstraint,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+)
 
-SCHEMA_VERSION = "1"
+SCHEMA_VERSION = "2"
 metadata = MetaData()
 
 meta = Table(
@@ -24,23 +38,39 @@ devices = Table(
     metadata,
     Column("id", String(32), primary_key=True),
     Column("name", String(64), nullable=False),
+    Column("contract", String(64)),
     Column("token_sha256", String(64), nullable=False, unique=True),
     Column("enrolled_at", Float, nullable=False),
+)
+
+models = Table(
+    "models",
+    metadata,
+    Column("sha256", String(64), primary_key=True),
+    Column("contract", String(64), nullable=False),
+    Column("added_at", Float, nullable=False),
+)
+
+runs = Table(
+    "runs",
+    metadata,
+    Column("name", String(40), primary_key=True),
+    Column("model", String(64), ForeignKey("models.sha256"), nullable=False),
+    Column("settings", Text, nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("stop_reason", String(16)),
+    Column("created_at", Float, nullable=False),
 )
 
 rounds = Table(
     "rounds",
     metadata,
+    Column("run", String(40), ForeignKey("runs.name"), primary_key=True),
     Column("number", Integer, primary_key=True, autoincrement=False),
     Column("phase", String(16), nullable=False),
     Column("base_weights", String(64)),
     Column("result_weights", String(64), index=True),
-    Column("num_clients", Integer, nullable=False),
-    Column("min_clients", Integer, nullable=False),
-    Column("deadline_sec", Float, nullable=False),
-    Column("local_epochs", Integer, nullable=False),
-    Column("batch_size", Integer, nullable=False),
-    Column("learning_rate", Float),
+    Column("settings", Text, nullable=False),
     Column("opened_at", Float, nullable=False),
     Column("deadline_at", Float, nullable=False),
     Column("closed_at", Float),
@@ -52,15 +82,18 @@ rounds = Table(
 places = Table(
     "places",
     metadata,
-    Column("round", Integer, ForeignKey("rounds.number"), primary_key=True),
+    Column("run", String(40), primary_key=True),
+    Column("round", Integer, primary_key=True),
     Column("device_id", String(32), ForeignKey("devices.id"), primary_key=True),
     Column("released", Boolean, nullable=False),
+    ForeignKeyConstraint(["run", "round"], ["rounds.run", "rounds.number"]),
 )
 
 updates = Table(
     "updates",
     metadata,
-    Column("round", Integer, ForeignKey("rounds.number"), primary_key=True),
+    Column("run", String(40), primary_key=True),
+    Column("round", Integer, primary_key=True),
     Column("device_id", String(32), ForeignKey("devices.id"), primary_key=True),
     Column("arrival", Integer, nullable=False),
     Column("sha256", String(64), nullable=False),
@@ -69,4 +102,5 @@ updates = Table(
     Column("loss", Float, nullable=False),
     Column("accuracy", Float, nullable=False),
     Column("train_sec", Float),
+    ForeignKeyConstraint(["run", "round"], ["rounds.run", "rounds.number"]),
 )

@@ -15,12 +15,12 @@ from fedfer.android_stub.replies import (
     Enrolment,
     Receipt,
     RoundResult,
-    Status,
+    RunStatus,
     Work,
     parse_enrolment,
     parse_receipt,
     parse_round,
-    parse_status,
+    parse_run_status,
     parse_work,
 )
 from fedfer.export.contract import MAX_MODEL_BYTES
@@ -54,9 +54,10 @@ class AggregatorClient:
         self.connection.token = enrolment.token
         return enrolment
 
-    def ask_for_work(self) -> Work:
-        """POST /v1/work."""
-        return parse_work(self.connection.call("POST", "/v1/work"))
+    def ask_for_work(self, run: str | None = None) -> Work:
+        """POST /v1/work, in one run or in the one that the server chooses."""
+        asked = {} if run is None else {"json": {"run": run}}
+        return parse_work(self.connection.call("POST", "/v1/work", **asked))
 
     def fetch_model(self, digest: str) -> Path:
         """GET /v1/models/{sha256}, unless cached."""
@@ -66,18 +67,18 @@ class AggregatorClient:
         """GET /v1/weights/{sha256}, unless cached."""
         return fetch(self.connection, self._cache, "weights", digest, max_bytes)
 
-    def upload_update(self, round_number: int, update: Update) -> Receipt:
-        """PUT /v1/rounds/{round}/update; repeated without harm, as the same body gets the same receipt."""
-        path = f"/v1/rounds/{round_number}/update"
+    def upload_update(self, run: str, round_number: int, update: Update) -> Receipt:
+        """PUT /v1/runs/{run}/rounds/{round}/update; the same body gets the same receipt again."""
+        path = f"/v1/runs/{run}/rounds/{round_number}/update"
         return parse_receipt(self.connection.retry(f"PUT {path}", lambda _: self._put(path, update)))
 
-    def round_result(self, round_number: int) -> RoundResult:
-        """GET /v1/rounds/{round}."""
-        return parse_round(self.connection.call("GET", f"/v1/rounds/{round_number}"))
+    def round_result(self, run: str, round_number: int) -> RoundResult:
+        """GET /v1/runs/{run}/rounds/{round}."""
+        return parse_round(self.connection.call("GET", f"/v1/runs/{run}/rounds/{round_number}"))
 
-    def status(self) -> Status:
-        """GET /v1/status."""
-        return parse_status(self.connection.call("GET", "/v1/status"))
+    def run_status(self, run: str) -> RunStatus:
+        """GET /v1/runs/{run}."""
+        return parse_run_status(self.connection.call("GET", f"/v1/runs/{run}"))
 
     def _put(self, path: str, update: Update) -> Fields:
         digest = base64.b64encode(bytes.fromhex(update.sha256)).decode()

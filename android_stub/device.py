@@ -22,7 +22,7 @@ from fedfer.model.errors import RefusedError
 
 MIN_PAUSE_SEC = 0.05  # whatever a server says, a waiting device does not spin
 # Answers to an upload that came too late: nothing is wrong with the device, there is other work.
-_TOO_LATE = ("round_over", "not_assigned")
+_TOO_LATE = ("round_over", "not_assigned", "training_over")
 
 
 class State(Enum):
@@ -43,7 +43,8 @@ class DeviceSpec:
 
 
 class Device:
-    """`report` is told what happens; `fleet_seed` seeds all training of the fleet."""
+    """`report` is told what happens; `fleet_seed` seeds all training of the fleet. Without `run` the server
+    chooses what to work for."""
 
     def __init__(
         self,
@@ -52,6 +53,7 @@ class Device:
         client: AggregatorClient,
         workbench: Workbench,
         report: Callable[[Event], None],
+        run: str | None = None,
     ) -> None:
         self.name = spec.name
         self.state = State.ENROL
@@ -60,9 +62,10 @@ class Device:
         self._client = client
         self._workbench = workbench
         self._report = report
+        self._run = run
         self._work: Train | None = None
         self._update: Update | None = None
-        self._reported_round = 0
+        self._reported: tuple[str, int] | None = None  # run and round
         self._enrolled_again = False
 
     def step(self) -> float | None:
@@ -95,7 +98,7 @@ class Device:
         return 0.0
 
     def _ask(self) -> float | None:
-        work = self._client.ask_for_work()
+        work = self._client.ask_for_work(self._run)
         if isinstance(work, Wait):
             return max(MIN_PAUSE_SEC, work.retry_after_sec)
         self._see_result(before=work)
@@ -110,11 +113,11 @@ class Device:
 
     def _see_result(self, before: Train | Stop) -> None:
         """New work, or none any more, means that the round reported for is over."""
-        done = self._reported_round
-        if isinstance(before, Train) and before.round == done:
+        done = self._reported
+        if done is None or (isinstance(before, Train) and (before.run, before.round) == done):
             return
-        if self._workbench.is_first_to_see(done):
-            self._report(RoundSeen(self.name, self._client.round_result(done)))
+        if self._workbench.is_first_to_see(*done):
+            self._report(RoundSeen(self.name, self._client.round_result(*done)))
 
     def _train(self) -> None:
         assert self._work is not None
@@ -144,9 +147,9 @@ class Device:
         assert self._work is not None
         assert self._update is not None
         work, update = self._work, self._update
-        receipt = self._client.upload_update(work.round, update)
+        receipt = self._client.upload_update(work.run, work.round, update)
         update.path.unlink(missing_ok=True)
-        self._reported_round = work.round
+        self._reported = (work.run, work.round)
         self._enrolled_again = False
         self.state = State.ASK
         self._report(

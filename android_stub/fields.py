@@ -7,6 +7,7 @@ from typing import Any
 from fedfer.model.errors import RefusedError
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
+_RUN = re.compile(r"[a-z0-9][a-z0-9_-]{0,39}")
 _WORD = re.compile(r"[A-Za-z0-9._~+/=-]{1,256}")
 
 
@@ -44,6 +45,10 @@ class Fields:
 
     def word(self, name: str) -> str:
         return self._matching(name, _WORD, "1 to 256 letters, digits or any of . _ ~ + / = -")
+
+    def run(self, name: str) -> str:
+        """The name of a run: it goes into paths."""
+        return self._matching(name, _RUN, "1 to 40 of a-z, 0-9, - and _")
 
     def integer(self, name: str, low: int, high: int) -> int:
         value = self._body.get(name)

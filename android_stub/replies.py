@@ -22,8 +22,6 @@ class Enrolment:
 
     device_id: str
     token: str
-    model: str
-    contract: str
 
 
 @dataclass(frozen=True)
@@ -31,6 +29,7 @@ class Train:
     """Work: restore version `weights` into `model`, train as said, upload before `deadline_sec` are over.
     `proximal_mu` above 0 is FedProx's."""
 
+    run: str
     round: int
     model: str
     weights: str
@@ -44,14 +43,16 @@ class Train:
 
 @dataclass(frozen=True)
 class Wait:
+    run: str
     retry_after_sec: float
     reason: str
 
 
 @dataclass(frozen=True)
 class Stop:
-    """Training is over; `weights` is the final version."""
+    """The run is over; `weights` is the version that came of it."""
 
+    run: str
     reason: str
     weights: str
 
@@ -64,6 +65,7 @@ class Receipt:
     """The update is durable on the server and counted."""
 
     update: str
+    run: str
     round: int
     num_examples: int
     received_bytes: int
@@ -73,6 +75,7 @@ class Receipt:
 class RoundResult:
     """What became of a round; measures are None until known, or without a holdout set."""
 
+    run: str
     round: int
     phase: str
     base_weights: str | None
@@ -83,25 +86,25 @@ class RoundResult:
 
 
 @dataclass(frozen=True)
-class Status:
+class RunStatus:
+    run: str
+    state: str
     model: str
     contract: str
-    phase: str
     round: int
     num_rounds: int
     weights: str
 
 
 def parse_enrolment(fields: Fields) -> Enrolment:
-    return Enrolment(
-        fields.word("device_id"), fields.word("token"), fields.digest("model"), fields.digest("contract")
-    )
+    return Enrolment(fields.word("device_id"), fields.word("token"))
 
 
 def parse_work(fields: Fields) -> Work:
     match fields.word("action"):
         case "train":
             return Train(
+                run=fields.run("run"),
                 round=fields.integer("round", 1, MAX_ROUND),
                 model=fields.digest("model"),
                 weights=fields.digest("weights"),
@@ -113,15 +116,18 @@ def parse_work(fields: Fields) -> Work:
                 proximal_mu=fields.optional_number("proximal_mu", 0.0, 1e6) or 0.0,
             )
         case "wait":
-            return Wait(fields.number("retry_after_sec", 0.0, MAX_WAIT_SEC), fields.word("reason"))
+            return Wait(
+                fields.run("run"), fields.number("retry_after_sec", 0.0, MAX_WAIT_SEC), fields.word("reason")
+            )
         case "stop":
-            return Stop(fields.word("reason"), fields.digest("weights"))
+            return Stop(fields.run("run"), fields.word("reason"), fields.digest("weights"))
     raise fields.unknown("action")
 
 
 def parse_receipt(fields: Fields) -> Receipt:
     return Receipt(
         update=fields.digest("update"),
+        run=fields.run("run"),
         round=fields.integer("round", 1, MAX_ROUND),
         num_examples=fields.integer("num_examples", 1, MAX_NUM_EXAMPLES),
         received_bytes=fields.integer("received_bytes", 1, MAX_UPDATE_BYTES),
@@ -130,6 +136,7 @@ def parse_receipt(fields: Fields) -> Receipt:
 
 def parse_round(fields: Fields) -> RoundResult:
     return RoundResult(
+        run=fields.run("run"),
         round=fields.integer("round", 0, MAX_ROUND),
         phase=fields.word("phase"),
         base_weights=fields.optional_digest("base_weights"),
@@ -140,11 +147,12 @@ def parse_round(fields: Fields) -> RoundResult:
     )
 
 
-def parse_status(fields: Fields) -> Status:
-    return Status(
+def parse_run_status(fields: Fields) -> RunStatus:
+    return RunStatus(
+        run=fields.run("run"),
+        state=fields.word("state"),
         model=fields.digest("model"),
         contract=fields.digest("contract"),
-        phase=fields.word("phase"),
         round=fields.integer("round", 0, MAX_ROUND),
         num_rounds=fields.integer("num_rounds", 0, MAX_ROUND),
         weights=fields.digest("weights"),

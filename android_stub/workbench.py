@@ -17,7 +17,7 @@ class Workbench:
         self._runtime = runtime
         self._model: tuple[str, Model] | None = None
         self._weights: tuple[str, Weights] | None = None
-        self._newest_round_seen = 0
+        self._newest_seen: dict[str, int] = {}  # round by run
 
     def model(self, client: AggregatorClient, work: Train) -> Model:
         """The interpreter for this work's model. Raises ModelFileError, InterpreterError, RefusedError."""
@@ -37,8 +37,8 @@ class Workbench:
             self._weights = (work.weights, load_checkpoint(path, model.contract))
         return self._weights[1]
 
-    def is_first_to_see(self, round_number: int) -> bool:
+    def is_first_to_see(self, run: str, round_number: int) -> bool:
         """True once per round: one device of the process asks what became of it, not every one."""
-        is_new = round_number > self._newest_round_seen
-        self._newest_round_seen = max(round_number, self._newest_round_seen)
-        return is_new
+        newest = self._newest_seen.get(run, 0)
+        self._newest_seen[run] = max(round_number, newest)
+        return round_number > newest

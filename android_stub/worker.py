@@ -43,6 +43,7 @@ class WorkerSettings:
     runtime: str
     seed: int
     retry: RetryPolicy
+    run: str | None = None
 
 
 def run_worker(settings: WorkerSettings, specs: Sequence[DeviceSpec], events: Pipe) -> None:
@@ -54,7 +55,7 @@ def run_worker(settings: WorkerSettings, specs: Sequence[DeviceSpec], events: Pi
         for spec in specs:
             connection = Connection(http, _retrying(settings, spec, events.send))
             client = AggregatorClient(connection, workbench.cache)
-            devices.append(Device(spec, settings.seed, client, workbench, events.send))
+            devices.append(Device(spec, settings.seed, client, workbench, events.send, settings.run))
         drive(devices, events.send, time.monotonic, time.sleep)
 
 

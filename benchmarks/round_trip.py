@@ -79,7 +79,7 @@ def run_client(url: str, directory: Path, number: int, contract: Contract, timin
             path.write_bytes(data)
             update = Update(path, digest_of(bytes(data)), work.weights, 10 + number, 1.0, 0.5, 0.0)
             started = time.monotonic()
-            client.upload_update(work.round, update)
+            client.upload_update(work.run, work.round, update)
             timings.up_sec.append(time.monotonic() - started)
 
 
@@ -98,7 +98,9 @@ def measure(model: Path, num_clients: int, num_rounds: int, directory: Path) -> 
         for job in jobs:
             job.result()
         with open_http(url) as http:
-            rounds: list[dict[str, Any]] = http.get("/v1/rounds").raise_for_status().json()["rounds"][1:]
+            rounds: list[dict[str, Any]] = (
+                http.get("/v1/runs/default/rounds").raise_for_status().json()["rounds"][1:]
+            )
         peak_mb = peak_memory_mb(server.pid)
     folds = [float(sec) / int(count) for count, sec in AVERAGED.findall(server.log.read_text())]
     return Result(

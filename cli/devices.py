@@ -24,6 +24,7 @@ HELP = "run emulated phones against an aggregator"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--server", required=True, metavar="URL", help="the aggregator, as http://HOST:PORT")
+    add("--run", dest="run_name", metavar="NAME", help="run to work for; if not given, the server chooses")
     add("--count", required=True, type=int, metavar="N", help="number of phones")
     add("--data", required=True, metavar="SOURCE", help="images: `drawn`, or a FER2013-like .csv or .csv.gz")
     add("--skip", type=int, default=0, metavar="N", help="images of the source to leave out first")
@@ -75,6 +76,7 @@ def run(args: argparse.Namespace) -> int:
             runtime=args.runtime,
             seed=args.seed,
             retry=RetryPolicy(give_up_sec=args.give_up_sec),
+            run=args.run_name,
         )
         summary = run_fleet(settings, holdings, args.processes, Narrator())
     print(describe_summary(summary), flush=True)
@@ -110,15 +112,16 @@ class Narrator:
     """Prints events as lines; what became of a round only once, though every process tells it."""
 
     def __init__(self) -> None:
-        self._rounds_told: set[int] = set()
+        self._rounds_told: set[tuple[str, int]] = set()
 
     def __call__(self, event: "Event") -> None:
         from fedfer.android_stub.events import RoundSeen
 
         if isinstance(event, RoundSeen):
-            if event.result.round in self._rounds_told:
+            told = (event.result.run, event.result.round)
+            if told in self._rounds_told:
                 return
-            self._rounds_told.add(event.result.round)
+            self._rounds_told.add(told)
         print(describe_event(event), flush=True)
 
 

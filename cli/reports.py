@@ -42,7 +42,7 @@ class RoundReport:
 
 
 def parse_round(body: dict[str, Any]) -> RoundReport:
-    """A round as `GET /v1/rounds` gives it (docs/protocol.md)."""
+    """A round as `GET /v1/runs/{run}/rounds` gives it (docs/protocol.md)."""
     phones = [
         PhoneReport(
             name=update["device_name"],

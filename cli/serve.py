@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from fedfer.aggregator.config import HoldoutSource, RoundSettings, ServerConfig
+from fedfer.aggregator.config import HoldoutSource, RoundSettings, RunConfig, RunSettings, ServerConfig
 from fedfer.cli import serve_access
 from fedfer.cli.settings import (
     Option,
@@ -38,14 +38,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def declare(parser: argparse.ArgumentParser) -> tuple[Option, ...]:
     """Adds the arguments; returns them as settings that a file and the environment may give too."""
     add = parser.add_argument
-    add("model", nargs="?", type=Path, metavar="MODEL.tflite", help="file made by `fedfer export`")
+    add(
+        "model",
+        type=Path,
+        nargs="?",
+        metavar="MODEL.tflite",
+        help="file made by `fedfer export`: what the run called `default` trains; none if not given",
+    )
+    add(
+        "--run",
+        dest="run_files",
+        type=Path,
+        action="append",
+        metavar="RUN.toml",
+        help="another run to open",
+    )
     add("--config", type=Path, metavar="FILE", help="TOML file with any of these options, without the dashes")
     add("--show-config", action="store_true", help="print every setting and where it came from, then exit")
     add("--data-dir", type=Path, help="directory for state and weights; made if missing; has to be given")
     add("--weights", type=Path, help="initial weights (.safetensors) instead of those in the model file")
     add("--host", default="127.0.0.1", help="address to listen on")
     add("--port", type=int, default=8750, help="TCP port; 0 takes any free one")
-    add("--rounds", type=int, default=ServerConfig.num_rounds, help="number of rounds")
+    add("--rounds", type=int, default=RunSettings.num_rounds, help="number of rounds")
     add("--clients", type=int, default=RoundSettings.num_clients, help="updates that close a round")
     add(
         "--min-clients",
@@ -68,7 +82,7 @@ def declare(parser: argparse.ArgumentParser) -> tuple[Option, ...]:
     )
     add("--keep-updates", action="store_true", help="keep the updates' files after their round")
     serve_access.add_arguments(parser)
-    return mark_defaults(parser, required=("model", "data_dir"))
+    return mark_defaults(parser, required=("data_dir",))
 
 
 def settings_of(args: argparse.Namespace, environ: Mapping[str, str]) -> dict[str, Setting]:
@@ -89,13 +103,15 @@ def run(args: argparse.Namespace) -> int:
     with naming_sources(settings):
         access = serve_access.access_of(args, os.environ, _warn)
         config = replace(config_of(args), limits=access.limits, keyring=access.keyring)
-    model = load_model_bytes(config.model)
-    read_contract(model)
+    models = [load_model_bytes(run.model) for run in config.runs]
+    for model in models:
+        read_contract(model)
+    served = ", ".join(dict.fromkeys(map(digest_of, models))) or "what its directory holds"
     listener = listen(args.host, args.port)
     address, port = listener.getsockname()[:2]
     _set_up_logging()
     where = url(address, port, "https" if access.tls else "http")
-    serve(config, listener, f"serving {digest_of(model)} on {where}", access.tls)
+    serve(config, listener, f"serving {served} on {where}", access.tls)
     return 0
 
 
@@ -136,16 +152,29 @@ def serve(
 
 def config_of(args: argparse.Namespace) -> ServerConfig:
     """The settings that the arguments stand for. Raises UsageError."""
+    from fedfer.aggregator.run_files import load_run
+
+    runs = [load_run(path) for path in args.run_files or ()]
+    if args.model is not None:
+        runs.insert(0, RunConfig(args.model, initial_weights=args.weights, settings=_run_settings(args)))
+    elif not runs and not args.data_dir.is_dir():
+        raise UsageError("nothing to serve: expected MODEL.tflite, --run RUN.toml, or a --data-dir with runs")
+    return ServerConfig(
+        data_dir=args.data_dir,
+        runs=tuple(runs),
+        runtime=args.runtime,
+    )
+
+
+def _run_settings(args: argparse.Namespace) -> RunSettings:
+    """What the options say of the run called `default`. Raises UsageError."""
     holdout = None
     if args.holdout is None:
         if args.holdout_take is not None or args.holdout_skip != HoldoutSource.skip:
             raise UsageError("--holdout-take and --holdout-skip are of no use without --holdout SOURCE")
     else:
         holdout = HoldoutSource(args.holdout, args.holdout_skip, args.holdout_take, args.data_seed)
-    return ServerConfig(
-        model=args.model,
-        data_dir=args.data_dir,
-        initial_weights=args.weights,
+    return RunSettings(
         rounds=RoundSettings(
             num_clients=args.clients,
             min_clients=args.min_clients,
@@ -156,7 +185,6 @@ def config_of(args: argparse.Namespace) -> ServerConfig:
         ),
         num_rounds=args.rounds,
         holdout=holdout,
-        runtime=args.runtime,
         keep_updates=args.keep_updates,
     )
 

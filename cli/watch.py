@@ -13,6 +13,7 @@ from fedfer.cli.table import column_widths, format_row
 from fedfer.model.errors import FedferError
 
 POLL_SEC = 0.3
+RUN = "/v1/runs/default"  # what `fedfer serve MODEL.tflite` calls its run
 MAX_FAILED_POLLS = 20  # in a row; meanwhile a server that died is found out by `check`
 
 
@@ -87,15 +88,15 @@ def watch_rounds(
     """Follows the training to its end; returns all rounds and the sha256 of the final weights."""
     reports: list[RoundReport] = []
     while True:
-        status = aggregator.get_json("/v1/status")
-        rounds = aggregator.get_json("/v1/rounds")["rounds"]
+        status = aggregator.get_json(RUN)
+        rounds = aggregator.get_json(f"{RUN}/rounds")["rounds"]
         for body in rounds[len(reports) :]:
             if body["phase"] != "done":
                 screen.now(describe_open(body, status["num_rounds"], num_phones))
                 break
             reports.append(parse_round(body))
             table.add(reports[-1])
-        if status["phase"] == "finished" and len(reports) == len(rounds):
+        if status["state"] == "finished" and len(reports) == len(rounds):
             screen.now("")
             return reports, status["weights"]
         time.sleep(POLL_SEC)

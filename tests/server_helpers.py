@@ -18,6 +18,7 @@ from fedfer.export.contract import Contract
 
 START_SEC = 60.0
 SERVE = [sys.executable, "-m", "fedfer.cli.main", "serve"]
+UPDATE = "/v1/runs/default/rounds/1/update"  # the path of uploads in round 1
 OCTETS = {"Content-Type": "application/octet-stream"}
 
 
@@ -101,8 +102,8 @@ class Phone:
     token: str = ""
     device_id: str = ""
 
-    def enrol(self) -> "Phone":
-        reply = self.client.post("/v1/devices", json={"name": self.name})
+    def enrol(self, contract: str | None = None) -> "Phone":
+        reply = self.client.post("/v1/devices", json={"name": self.name, "contract": contract})
         assert reply.status_code == 201, reply.text
         self.token, self.device_id = reply.json()["token"], reply.json()["device_id"]
         return self
@@ -122,19 +123,21 @@ class Phone:
     ) -> httpx.Response:
         asked = {"base_weights": work["weights"], "num_examples": num_examples, "loss": 1.5, "accuracy": 0.25}
         return self.client.put(
-            f"/v1/rounds/{work['round']}/update",
+            f"/v1/runs/{work['run']}/rounds/{work['round']}/update",
             params={**asked, **query},
             content=body,
             headers={**self.headers, **OCTETS},
         )
 
 
-def wait_for_round(client: httpx.Client, number: int, phase: str = "done") -> dict[str, Any]:
+def wait_for_round(
+    client: httpx.Client, number: int, phase: str = "done", run: str = "default"
+) -> dict[str, Any]:
     """The round's record once it is in that phase."""
     record: dict[str, Any] = {}
 
     def reached() -> bool:
-        record.update(client.get(f"/v1/rounds/{number}").json())
+        record.update(client.get(f"/v1/runs/{run}/rounds/{number}").json())
         return record.get("phase") == phase
 
     wait_for(reached)

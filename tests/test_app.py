@@ -13,6 +13,7 @@ import httpx
 import pytest
 from server_helpers import (
     OCTETS,
+    UPDATE,
     Phone,
     Server,
     plain_mean,
@@ -50,6 +51,7 @@ def test_whole_rounds(tiny_tflite: Path, tmp_path: Path, contract: Contract) -> 
                 receipt = phone.upload(work, body, num_examples=num_examples, loss=seed, accuracy=0.5)
                 assert receipt.json() == {
                     "update": hashlib.sha256(body).hexdigest(),
+                    "run": "default",
                     "round": number,
                     "num_examples": num_examples,
                     "received_bytes": len(body),
@@ -63,15 +65,15 @@ def test_whole_rounds(tiny_tflite: Path, tmp_path: Path, contract: Contract) -> 
             assert record["holdout_loss"] > 0
             assert record["holdout_accuracy"] in (0, 0.25, 0.5, 0.75, 1)
             assert [u["device_name"] for u in record["updates"]] == ["phone-0", "phone-1", "phone-2"]
-        stop = {"action": "stop", "reason": "finished", "weights": record["result_weights"]}
+        stop = {"action": "stop", "run": "default", "reason": "rounds", "weights": record["result_weights"]}
         assert phones[0].work() == stop
-        status = client.get("/v1/status").json()
-        assert (status["phase"], status["round"], status["weights"]) == ("finished", 2, stop["weights"])
-        assert (status["num_devices"], status["holdout_examples"]) == (3, 4)
-        rounds = client.get("/v1/rounds").json()["rounds"]
+        status = client.get("/v1/runs/default").json()
+        assert (status["state"], status["round"], status["weights"]) == ("finished", 2, stop["weights"])
+        assert (client.get("/v1/runs").json()["num_devices"], status["holdout_examples"]) == (3, 4)
+        rounds = client.get("/v1/runs/default/rounds").json()["rounds"]
         assert [r["round"] for r in rounds] == [0, 1, 2]
         assert rounds[0]["result_weights"] == rounds[1]["base_weights"]
-        assert not list((tmp_path / "data" / "updates").iterdir())
+        assert not list((tmp_path / "data" / "updates" / "default").iterdir())
         assert server.stop() == 0
     log = "\n".join(server.lines)
     assert not any(phone.token in log for phone in phones)
@@ -95,7 +97,7 @@ def test_work_and_repeats(server: Server, contract: Contract) -> None:
         assert one.work()["reason"] == "already_reported"
         other = one.upload(work, synthetic_update(contract, 2))
         assert (other.status_code, other.json()["error"]["code"]) == (409, "already_reported")
-        assert len(client.get("/v1/rounds/1").json()["updates"]) == 1
+        assert len(client.get("/v1/runs/default/rounds/1").json()["updates"]) == 1
         assert two.upload(work, synthetic_update(contract, 3)).status_code == 200
         wait_for_round(client, 1)
         assert one.upload(work, body).json() == receipt.json()
@@ -108,7 +110,7 @@ def test_work_and_repeats(server: Server, contract: Contract) -> None:
 
 def test_downloads(server: Server, tiny_tflite: Path) -> None:
     with server.client() as client:
-        status = client.get("/v1/status").json()
+        status = client.get("/v1/runs/default").json()
         model = tiny_tflite.read_bytes()
         url = f"/v1/models/{hashlib.sha256(model).hexdigest()}"
         whole = client.get(url)
@@ -127,7 +129,7 @@ def test_downloads(server: Server, tiny_tflite: Path) -> None:
         weights = client.get(f"/v1/weights/{status['weights']}").content
         assert hashlib.sha256(weights).hexdigest() == status["weights"]
         served = 2 * len(model) + 10 + 7 + 3 + len(weights)
-        wait_for(lambda: client.get("/v1/rounds/1").json()["bytes_down"] == served)
+        wait_for(lambda: client.get("/v1/runs/default/rounds/1").json()["bytes_down"] == served)
 
 
 def test_update_cannot_be_fetched(server: Server, contract: Contract) -> None:
@@ -143,7 +145,7 @@ def test_content_digest(server: Server, contract: Contract) -> None:
         phone = Phone(client, "one").enrol()
         work, body = phone.work(), synthetic_update(contract, 1)
         digest = base64.b64encode(hashlib.sha256(body).digest()).decode()
-        phone_url = f"/v1/rounds/1/update?base_weights={work['weights']}&num_examples=5&loss=1&accuracy=0"
+        phone_url = f"{UPDATE}?base_weights={work['weights']}&num_examples=5&loss=1&accuracy=0"
         headers = {**phone.headers, **OCTETS, "Content-Digest": f"sha-512=:AAAA:, sha-256=:{digest}:"}
         assert client.put(phone_url, content=body, headers=headers).status_code == 200
 
@@ -195,7 +197,7 @@ def test_concurrent_copies_of_one_upload_count_once(server: Server, contract: Co
         for thread in threads:
             thread.join()
         assert {(reply.status_code, reply.text) for reply in replies} == {(200, replies[0].text)}
-        assert len(client.get("/v1/rounds/1").json()["updates"]) == 1
+        assert len(client.get("/v1/runs/default/rounds/1").json()["updates"]) == 1
 
 
 def test_openapi_describes_every_call(server: Server) -> None:
@@ -207,13 +209,18 @@ def test_openapi_describes_every_call(server: Server) -> None:
         "POST /v1/work",
         "GET /v1/models/{sha256}",
         "GET /v1/weights/{sha256}",
-        "PUT /v1/rounds/{round}/update",
-        "GET /v1/rounds",
-        "GET /v1/rounds/{round}",
-        "GET /v1/status",
+        "PUT /v1/runs/{run}/rounds/{round}/update",
+        "GET /v1/runs",
+        "POST /v1/runs",
+        "GET /v1/runs/{run}",
+        "POST /v1/runs/{run}/pause",
+        "POST /v1/runs/{run}/resume",
+        "POST /v1/runs/{run}/stop",
+        "GET /v1/runs/{run}/rounds",
+        "GET /v1/runs/{run}/rounds/{round}",
         "GET /healthz",
     }
-    body = described["paths"]["/v1/rounds/{round}/update"]["put"]["requestBody"]["content"]
+    body = described["paths"]["/v1/runs/{run}/rounds/{round}/update"]["put"]["requestBody"]["content"]
     assert list(body) == ["application/octet-stream"]
     assert "422" not in json.dumps(described["paths"])
 
@@ -221,6 +228,6 @@ def test_openapi_describes_every_call(server: Server) -> None:
 def raw_upload(phone: Phone, base_weights: str, length: int) -> bytes:
     query = f"base_weights={base_weights}&num_examples=5&loss=1&accuracy=0"
     return (
-        f"PUT /v1/rounds/1/update?{query} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {phone.token}\r\n"
+        f"PUT {UPDATE}?{query} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {phone.token}\r\n"
         f"Content-Type: application/octet-stream\r\nContent-Length: {length}\r\n\r\n"
     ).encode()

@@ -18,10 +18,11 @@ from fedfer.android_stub.replies import Stop, Train, Wait
 from fedfer.model.errors import RefusedError, ServerUnreachableError, UsageError
 
 A, B, C = "a" * 64, "b" * 64, "c" * 64
-ENROLMENT = {"device_id": "d1", "token": "secret-1", "model": A, "contract": B}
-WAIT = {"action": "wait", "retry_after_sec": 0.5, "reason": "round_full"}
+ENROLMENT = {"device_id": "d1", "token": "secret-1"}
+WAIT = {"action": "wait", "run": "default", "retry_after_sec": 0.5, "reason": "round_full"}
 TRAIN: dict[str, Any] = {
     "action": "train",
+    "run": "default",
     "round": 3,
     "model": A,
     "weights": C,
@@ -57,8 +58,8 @@ def test_the_token_of_enrolment_goes_with_every_later_call(connect: Connect) -> 
     script = {"POST /v1/devices": [reply(ENROLMENT, 201)], "POST /v1/work": [reply(WAIT)]}
     with serving(script) as server:
         client = connect(server.url).client
-        assert client.enrol("phone-0").model == A
-        assert client.ask_for_work() == Wait(0.5, "round_full")
+        assert client.enrol("phone-0").device_id == "d1"
+        assert client.ask_for_work() == Wait("default", 0.5, "round_full")
         [enrolment], [work] = server.asked("POST /v1/devices"), server.asked("POST /v1/work")
     assert enrolment.body == b'{"name":"phone-0","contract":null}'
     assert "authorization" not in enrolment.headers
@@ -66,12 +67,12 @@ def test_the_token_of_enrolment_goes_with_every_later_call(connect: Connect) -> 
 
 
 def test_work_is_one_of_three(connect: Connect) -> None:
-    stop = reply({"action": "stop", "reason": "finished", "weights": C})
+    stop = reply({"action": "stop", "run": "default", "reason": "rounds", "weights": C})
     with serving({"POST /v1/work": [reply(TRAIN), reply(WAIT), stop]}) as server:
         client = connect(server.url).client
-        assert client.ask_for_work() == Train(3, A, C, B, 3, 32, 0.02, 571.2)
-        assert client.ask_for_work() == Wait(0.5, "round_full")
-        assert client.ask_for_work() == Stop("finished", C)
+        assert client.ask_for_work() == Train("default", 3, A, C, B, 3, 32, 0.02, 571.2)
+        assert client.ask_for_work() == Wait("default", 0.5, "round_full")
+        assert client.ask_for_work() == Stop("default", "rounds", C)
 
 
 # --- patience
@@ -87,11 +88,11 @@ def test_a_server_that_is_down_is_given_up_on_after_growing_pauses(connect: Conn
     url = unused_url()
     paused = connect(url, give_up_sec=20)
     with pytest.raises(ServerUnreachableError) as caught:
-        paused.client.status()
+        paused.client.run_status("default")
     assert sum(paused.pauses) == pytest.approx(20)
     assert paused.pauses[0] <= 0.5 < paused.pauses[1] * 1.0001 <= paused.pauses[3]
     attempts = len(paused.pauses) + 1
-    assert f"GET /v1/status at {url} after 20 s and {attempts} attempts" in str(caught.value)
+    assert f"GET /v1/runs/default at {url} after 20 s and {attempts} attempts" in str(caught.value)
     assert "refused" in str(caught.value)
     assert len(paused.notes) == len(paused.pauses)
     assert f"trying again in {paused.pauses[0]:.1f} s" in paused.notes[0]
@@ -102,7 +103,7 @@ def test_an_answer_that_may_pass_is_tried_again(status: int, connect: Connect) -
     fault = refusal(status, "store_failed")
     with serving({"POST /v1/work": [fault, fault, reply(WAIT)]}) as server:
         paused = connect(server.url)
-        assert paused.client.ask_for_work() == Wait(0.5, "round_full")
+        assert paused.client.ask_for_work() == Wait("default", 0.5, "round_full")
     assert len(paused.pauses) == 2
 
 
@@ -126,7 +127,7 @@ def test_an_answer_cut_off_is_asked_for_again(connect: Connect) -> None:
     whole = reply(WAIT)
     with serving({"POST /v1/work": [Answer(200, whole.body, cut_after=10), whole]}) as server:
         paused = connect(server.url)
-        assert paused.client.ask_for_work() == Wait(0.5, "round_full")
+        assert paused.client.ask_for_work() == Wait("default", 0.5, "round_full")
     assert len(paused.pauses) == 1
 
 
@@ -157,7 +158,7 @@ def test_a_refusal_is_final_and_carries_code_reason_and_status(connect: Connect)
         reply({**WAIT, "retry_after_sec": -1}),
         reply({**WAIT, "retry_after_sec": 1e9}),
         reply({**WAIT, "retry_after_sec": True}),
-        reply({"action": "stop", "reason": "finished", "weights": "../../etc/passwd"}),
+        reply({"action": "stop", "run": "default", "reason": "rounds", "weights": "../../etc/passwd"}),
         reply({**TRAIN, "model": A.upper()}),
         reply({**TRAIN, "weights": None}),
         reply({**TRAIN, "local_epochs": 0}),
@@ -287,8 +288,10 @@ def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path) -> None:
 
 # --- uploads
 
-RECEIPT = reply({"update": NAME, "round": 2, "num_examples": 5, "received_bytes": len(BYTES)})
-PUT = "PUT /v1/rounds/2/update"
+RECEIPT = reply(
+    {"update": NAME, "run": "default", "round": 2, "num_examples": 5, "received_bytes": len(BYTES)}
+)
+PUT = "PUT /v1/runs/default/rounds/2/update"
 
 
 def update_in(directory: Path) -> Update:
@@ -300,7 +303,7 @@ def update_in(directory: Path) -> Update:
 def test_an_upload_says_what_it_is(connect: Connect, tmp_path: Path) -> None:
     with serving({PUT: [RECEIPT]}) as server:
         client = connect(server.url).client
-        assert client.upload_update(2, update_in(tmp_path)).received_bytes == len(BYTES)
+        assert client.upload_update("default", 2, update_in(tmp_path)).received_bytes == len(BYTES)
         [request] = server.requests
     assert request.body == BYTES
     assert request.query == f"base_weights={A}&num_examples=5&loss=1.5&accuracy=0.2&train_sec=1.235"
@@ -315,7 +318,7 @@ def test_an_upload_says_what_it_is(connect: Connect, tmp_path: Path) -> None:
 def test_an_upload_is_repeated_whole(connect: Connect, tmp_path: Path) -> None:
     with serving({PUT: [refusal(503, "store_failed"), RECEIPT]}) as server:
         client = connect(server.url).client
-        client.upload_update(2, update_in(tmp_path))
+        client.upload_update("default", 2, update_in(tmp_path))
         assert [request.body for request in server.requests] == [BYTES, BYTES]
     assert client.connection.sent_bytes == 2 * len(BYTES)
 
@@ -325,4 +328,4 @@ def test_a_refusal_before_the_body_was_read_is_heard(connect: Connect, tmp_path:
     with serving({PUT: [early]}) as server:
         paused = connect(server.url)
         with pytest.raises(RefusedError, match="too_large"):
-            paused.client.upload_update(2, update_in(tmp_path))
+            paused.client.upload_update("default", 2, update_in(tmp_path))

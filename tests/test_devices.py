@@ -107,7 +107,7 @@ def test_weights_do_not_depend_on_the_number_of_processes(
     ):
         assert phones.final_weights() == undisturbed
         check_output(phones.out)
-        rounds = client.get("/v1/rounds").json()["rounds"]
+        rounds = client.get("/v1/runs/default/rounds").json()["rounds"]
     weights_bytes = rounds[1]["updates"][0]["received_bytes"]
     expected_bytes = tiny_tflite.stat().st_size + 3 * weights_bytes
     assert sum(record["bytes_down"] for record in rounds) == pytest.approx(expected_bytes, rel=0.01)

@@ -41,7 +41,7 @@ def test_a_round_equals_keras(
         storage = ["--seed", str(SEED), "--cache-dir", str(tmp_path / "cache")]
         subprocess.run([*fleet, *source, *storage], check=True, timeout=300, stdout=subprocess.DEVNULL)
         with server.client() as client:
-            digest = client.get("/v1/rounds/1").json()["result_weights"]
+            digest = client.get("/v1/runs/default/rounds/1").json()["result_weights"]
             version = tmp_path / "version.safetensors"
             version.write_bytes(client.get(f"/v1/weights/{digest}").content)
     result = load_checkpoint(version, read_contract(exported))

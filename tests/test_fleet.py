@@ -92,6 +92,7 @@ class Script:
     def train(self) -> dict[str, Any]:
         return {
             "action": "train",
+            "run": "default",
             "round": 1,
             "model": hashlib.sha256(self.model).hexdigest(),
             "weights": self.weights_name,
@@ -103,13 +104,18 @@ class Script:
         }
 
     def enrolment(self, token: str) -> Answer:
-        names = {"model": self.train["model"], "contract": self.contract}
-        return reply({"device_id": "d", "token": token, **names}, 201)
+        return reply({"device_id": "d", "token": token}, 201)
 
     def answers(self, **changed: list[Answer]) -> dict[str, list[Answer]]:
-        receipt = {"update": "0" * 64, "round": 1, "num_examples": 5, "received_bytes": 1000}
-        stop = {"action": "stop", "reason": "finished", "weights": self.weights_name}
-        done: dict[str, Any] = {"round": 1, "phase": "done", "updates": [{}]}
+        receipt = {
+            "update": "0" * 64,
+            "run": "default",
+            "round": 1,
+            "num_examples": 5,
+            "received_bytes": 1000,
+        }
+        stop = {"action": "stop", "run": "default", "reason": "rounds", "weights": self.weights_name}
+        done: dict[str, Any] = {"run": "default", "round": 1, "phase": "done", "updates": [{}]}
         usual = {
             "enrol": [self.enrolment("t1"), self.enrolment("t2")],
             "work": [reply(self.train), reply(stop)],
@@ -123,8 +129,8 @@ class Script:
             "work": "POST /v1/work",
             "model": f"GET /v1/models/{self.train['model']}",
             "weights": f"GET /v1/weights/{self.weights_name}",
-            "upload": "PUT /v1/rounds/1/update",
-            "round": "GET /v1/rounds/1",
+            "upload": "PUT /v1/runs/default/rounds/1/update",
+            "round": "GET /v1/runs/default/rounds/1",
         }
         return {paths[call]: answers for call, answers in {**usual, **changed}.items()}
 
@@ -167,7 +173,7 @@ def test_a_life_without_incidents(script: Script, tmp_path: Path) -> None:
         "POST work",
         "GET models",
         "GET weights",
-        "PUT rounds",
+        "PUT runs",
         "POST work",
         "GET rounds",
     ]
@@ -178,7 +184,7 @@ def test_a_life_without_incidents(script: Script, tmp_path: Path) -> None:
     assert isinstance(seen, RoundSeen)
     assert (seen.result.num_updates, seen.result.holdout_accuracy) == (1, 0.25)
     assert isinstance(finished, Finished)
-    sent = len(run.server.asked("PUT /v1/rounds/1/update")[0].body)
+    sent = len(run.server.asked("PUT /v1/runs/default/rounds/1/update")[0].body)
     assert run.summary.sent_bytes == sent
     assert run.summary.received_bytes == pytest.approx(len(script.model) + len(script.weights), abs=2000)
     assert (run.summary.num_updates, run.summary.num_examples) == (1, 5)
@@ -212,9 +218,9 @@ def test_a_device_that_comes_too_late_asks_for_other_work(code: str, script: Scr
 def test_the_same_task_is_trained_to_the_same_bits_again(script: Script, tmp_path: Path) -> None:
     _, stop = script.answers()["POST /v1/work"]
     work = [reply(script.train), reply(script.train), stop]
-    receipt = script.answers()["PUT /v1/rounds/1/update"]
+    receipt = script.answers()["PUT /v1/runs/default/rounds/1/update"]
     answers = script.answers(work=work, upload=[refusal(409, "round_over"), *receipt])
-    first, second = run_one(tmp_path, answers).server.asked("PUT /v1/rounds/1/update")
+    first, second = run_one(tmp_path, answers).server.asked("PUT /v1/runs/default/rounds/1/update")
     assert first.body == second.body
     assert first.body != script.weights
 

@@ -10,10 +10,10 @@ from typing import ClassVar
 import httpx
 import pytest
 import uvicorn
-from server_helpers import Phone, synthetic_update, wait_for
+from server_helpers import UPDATE, Phone, synthetic_update, wait_for
 
 from fedfer.aggregator.app import create_app
-from fedfer.aggregator.config import ServerConfig
+from fedfer.aggregator.config import RunConfig, ServerConfig
 from fedfer.aggregator.connections import PatientH11
 from fedfer.cli.serve import listen
 from fedfer.export.contract import read_contract
@@ -49,7 +49,9 @@ def running(config: ServerConfig) -> Iterator[tuple[str, int]]:
 @pytest.fixture(scope="module")
 def address(tiny_tflite: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, int]]:
     data_dir = tmp_path_factory.mktemp("limits") / "data"
-    with running(ServerConfig(tiny_tflite, data_dir, max_devices=1, body_idle_sec=0.2)) as address:
+    with running(
+        ServerConfig(data_dir, (RunConfig(tiny_tflite),), max_devices=1, body_idle_sec=0.2)
+    ) as address:
         yield address
 
 
@@ -85,7 +87,7 @@ def test_a_request_that_does_not_come(address: tuple[str, int], whole: str, begu
 
 def test_an_answer_that_is_not_read(phone: Phone, address: tuple[str, int]) -> None:
     """The connection ends, long before all of the answers has come."""
-    weights = phone.client.get("/v1/status").json()["weights"]
+    weights = phone.client.get("/v1/runs/default").json()["weights"]
     request = f"GET /v1/weights/{weights} HTTP/1.1\r\nHost: x\r\n\r\n".encode()
     num_bytes = len(phone.client.get(f"/v1/weights/{weights}").content)
     num_requests = 2**25 // num_bytes  # more than the buffers of both ends hold
@@ -112,7 +114,7 @@ def test_upload_that_stops_coming(phone: Phone, address: tuple[str, int], tiny_t
     work, body = phone.work(), synthetic_update(read_contract(tiny_tflite), 1)
     query = f"base_weights={work['weights']}&num_examples=5&loss=1&accuracy=0"
     head = (
-        f"PUT /v1/rounds/1/update?{query} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {phone.token}\r\n"
+        f"PUT {UPDATE}?{query} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {phone.token}\r\n"
         f"Content-Type: application/octet-stream\r\nContent-Length: {len(body)}\r\n\r\n"
     )
     with socket.create_connection(address, timeout=60) as connection:

@@ -114,7 +114,11 @@ def codes_in_protocol() -> set[str]:
 def codes_in_source() -> set[str]:
     """Words given as an error's code in the aggregator and in checking checkpoints; `*` is any word."""
     found = set()
-    for path in [*(ROOT / "aggregator").glob("*.py"), ROOT / "export/checkpoint.py"]:
+    for path in [
+        *ROOT.glob("aggregator/*.py"),
+        *ROOT.glob("aggregator/api/*.py"),
+        ROOT / "export/checkpoint.py",
+    ]:
         for node in ast.walk(ast.parse(path.read_text())):
             match node:
                 case ast.keyword(arg="code", value=value):

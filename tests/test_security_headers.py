@@ -30,7 +30,7 @@ def client(server: Server) -> Iterator[httpx.Client]:
     ("method", "path", "status"),
     [
         ("GET", "/healthz", 200),
-        ("GET", "/v1/status", 200),
+        ("GET", "/v1/runs/default", 200),
         ("GET", "/openapi.json", 200),
         ("GET", "/nothing", 404),
         ("POST", "/healthz", 405),
@@ -47,7 +47,7 @@ def test_every_answer_has_them(client: httpx.Client, method: str, path: str, sta
 
 
 def test_files_may_be_kept_and_are_not_sniffed(client: httpx.Client) -> None:
-    model = client.get("/v1/status").json()["model"]
+    model = client.get("/v1/runs/default").json()["model"]
     headers = client.get(f"/v1/models/{model}").headers
     assert headers.get_list("cache-control") == ["public, max-age=31536000, immutable"]
     assert headers["x-content-type-options"] == "nosniff"

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from server_helpers import (
     SERVE,
+    UPDATE,
     Phone,
     Server,
     plain_mean,
@@ -27,7 +28,7 @@ from server_helpers import (
     wait_for_round,
 )
 
-from fedfer.aggregator.config import HoldoutSource, RoundSettings, ServerConfig
+from fedfer.aggregator.config import HoldoutSource, RoundSettings, RunConfig, RunSettings, ServerConfig
 from fedfer.aggregator.opening import running_service
 from fedfer.cli import serve
 from fedfer.cli.serve import listen
@@ -66,13 +67,13 @@ def test_killed_between_updates(tiny_tflite: Path, tmp_path: Path, contract: Con
         works = [phone.work() for phone in phones]
         receipt = phones[0].upload(works[0], bodies[0]).json()
         half = socket.create_connection(("127.0.0.1", server.port))
-        head = f"PUT /v1/rounds/1/update?base_weights={works[1]['weights']}&num_examples=5&loss=1&accuracy=0"
+        head = f"PUT {UPDATE}?base_weights={works[1]['weights']}&num_examples=5&loss=1&accuracy=0"
         half.sendall(
             f"{head} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {phones[1].token}\r\n"
             f"Content-Type: application/octet-stream\r\nContent-Length: {len(bodies[1])}\r\n\r\n".encode()
             + bodies[1][:100]
         )
-        client.get("/v1/status")
+        client.get("/v1/runs/default")
         server.kill()
         half.close()
     with (
@@ -106,7 +107,7 @@ def test_killed_while_aggregating(tiny_tflite: Path, tmp_path: Path, contract: C
     with serving(tiny_tflite, data_dir, *options) as server, server.client() as client:
         record = wait_for_round(client, 4)
         assert record["result_weights"] == digest(plain_mean(contract, [(4, 5)]))
-        assert client.get("/v1/status").json()["phase"] == "finished"
+        assert client.get("/v1/runs/default").json()["state"] == "finished"
 
 
 class Reviver:
@@ -197,10 +198,10 @@ def test_disk_trouble_is_waited_out(tiny_tflite: Path, tmp_path: Path, contract:
         reply = phones[0].upload(works[0], synthetic_update(contract, 0))
         assert (reply.status_code, reply.json()["error"]["code"]) == (503, "store_failed")
         assert int(reply.headers["retry-after"]) > 0
-        assert client.get("/v1/rounds/1").json()["updates"] == []
+        assert client.get("/v1/runs/default/rounds/1").json()["updates"] == []
         lost.rename(updates)
         kept = phones[0].upload(works[0], synthetic_update(contract, 0)).json()["update"]
-        file = updates / "1" / f"{kept}.safetensors"
+        file = updates / "default" / "1" / f"{kept}.safetensors"
         file.rename(lost)
         phones[1].upload(works[1], synthetic_update(contract, 1))
         wait_for(lambda: any("cannot close the round" in line for line in server.lines))
@@ -222,9 +223,9 @@ def test_given_weights_and_kept_updates(tiny_tflite: Path, tmp_path: Path, contr
         phone.upload(work, body)
         wait_for_round(client, 1)
         assert server.stop() == 0
-    assert [path.read_bytes() for path in (data_dir / "updates" / "1").iterdir()] == [body]
+    assert [path.read_bytes() for path in (data_dir / "updates" / "default" / "1").iterdir()] == [body]
     weights.write_bytes(synthetic_update(contract, 8))
-    refuses_to_open(ServerConfig(tiny_tflite, data_dir, weights), "started from weights")
+    refuses_to_open(serving_of(tiny_tflite, data_dir, weights), "started from weights")
 
 
 def test_clear_errors(tiny_tflite: Path, plain_tflite: Path, tmp_path: Path, contract: Contract) -> None:
@@ -236,22 +237,28 @@ def test_clear_errors(tiny_tflite: Path, plain_tflite: Path, tmp_path: Path, con
         with pytest.raises(UsageError, match=f"cannot listen on 127.0.0.1 port {server.port}"):
             listen("127.0.0.1", server.port)
         assert server.stop() == 0
-    refuses_to_open(ServerConfig(plain_tflite, data_dir), "holds model")
+    refuses_to_open(serving_of(plain_tflite, data_dir), "holds model")
     newest = next((data_dir / "versions").iterdir())
     newest.write_bytes(newest.read_bytes()[:-1] + b"?")
-    refuses_to_open(ServerConfig(tiny_tflite, data_dir), "missing or damaged")
+    refuses_to_open(serving_of(tiny_tflite, data_dir), "missing or damaged")
     newest.unlink()
-    refuses_to_open(ServerConfig(tiny_tflite, data_dir), "missing or damaged")
+    refuses_to_open(serving_of(tiny_tflite, data_dir), "missing or damaged")
     (tmp_path / "file").write_text("")
-    refuses_to_open(ServerConfig(tiny_tflite, tmp_path / "file"), "cannot use")
+    refuses_to_open(serving_of(tiny_tflite, tmp_path / "file"), "cannot use")
     (tmp_path / "odd" / "models" / f"{digest(tiny_tflite.read_bytes())}.tflite").mkdir(parents=True)
-    refuses_to_open(ServerConfig(tiny_tflite, tmp_path / "odd"), "cannot write to .*odd: Is a directory")
-    refuses_to_open(ServerConfig(tmp_path / "file", data_dir), "not a .tflite")
-    refuses_to_open(ServerConfig(tmp_path / "none", data_dir), "No such file")
-    refuses_to_open(ServerConfig(tiny_tflite, tmp_path / "new", runtime="none"), "'none' is not installed")
+    refuses_to_open(serving_of(tiny_tflite, tmp_path / "odd"), "cannot write to .*odd: Is a directory")
+    refuses_to_open(serving_of(tmp_path / "file", data_dir), "not a .tflite")
+    refuses_to_open(serving_of(tmp_path / "none", data_dir), "No such file")
+    refuses_to_open(serving_of(tiny_tflite, tmp_path / "new", runtime="none"), "'none' is not installed")
     bad = {name: np.full_like(w, np.nan) for name, w in synthetic_weights(contract, 0).items()}
     (tmp_path / "bad").write_bytes(checkpoint_bytes(bad, contract))
-    refuses_to_open(ServerConfig(tiny_tflite, tmp_path / "new", tmp_path / "bad"), "NaN or infinity")
+    refuses_to_open(serving_of(tiny_tflite, tmp_path / "new", tmp_path / "bad"), "NaN or infinity")
+
+
+def serving_of(
+    model: Path, data_dir: Path, weights: Path | None = None, runtime: str = "auto"
+) -> ServerConfig:
+    return ServerConfig(data_dir, (RunConfig(model, initial_weights=weights),), runtime)
 
 
 def refuses_to_open(config: ServerConfig, words: str) -> None:
@@ -268,19 +275,20 @@ def test_options(tmp_path: Path) -> None:
         return serve.config_of(values_of(serve.settings_of(parser.parse_args(arguments), {})))
 
     plain = ["m.tflite", "--data-dir", "d"]
-    assert config_of(plain) == ServerConfig(Path("m.tflite"), Path("d"))
+    assert config_of(plain) == serving_of(Path("m.tflite"), Path("d"))
     given = "--rounds 2 --clients 5 --min-clients 4 --deadline-sec 7 --local-epochs 1 --batch-size 8"
     given += " --learning-rate 0.5 --holdout drawn --holdout-skip 3 --holdout-take 9 --data-seed 6"
-    given += " --runtime ai-edge-litert --keep-updates --weights w"
-    assert config_of([*plain, *given.split()]) == ServerConfig(
-        Path("m.tflite"),
-        Path("d"),
-        initial_weights=Path("w"),
+    settings = RunSettings(
         rounds=RoundSettings(5, 4, 7, 1, 8, 0.5),
         num_rounds=2,
         holdout=HoldoutSource("drawn", 3, 9, 6),
-        runtime="ai-edge-litert",
         keep_updates=True,
+    )
+    given += " --runtime ai-edge-litert --keep-updates --weights w"
+    assert config_of([*plain, *given.split()]) == ServerConfig(
+        Path("d"),
+        (RunConfig(Path("m.tflite"), initial_weights=Path("w"), settings=settings),),
+        runtime="ai-edge-litert",
     )
     for odd, words in {
         "--clients 4 --min-clients 5": "min-clients is 5",

@@ -103,7 +103,7 @@ def test_tls(tiny_tflite: Path, tmp_path: Path, certificates: Certificates) -> N
     with serving(tiny_tflite, tmp_path / "data", *certificates.options) as server:
         assert server.url.startswith("https://")
         with httpx.Client(base_url=server.url, verify=trusting) as client:
-            reply = client.get("/v1/status")
+            reply = client.get("/v1/runs/default")
             assert reply.status_code == 200
             assert reply.headers["strict-transport-security"] == "max-age=31536000"
         with pytest.raises(httpx.ConnectError, match="CERTIFICATE_VERIFY_FAILED"):

@@ -54,8 +54,9 @@ def test_a_flag_that_repeats_the_default_still_wins(file: Path) -> None:
 def test_the_file_may_be_named_by_the_environment_and_give_everything(file: Path) -> None:
     values = values_of(settled("", {"FEDFER_CONFIG": str(file), "FEDFER_LEARNING_RATE": "0.5"}))
     config = serve.config_of(values)
-    assert (config.model, config.data_dir, config.num_rounds) == (Path("m.tflite"), Path("d"), 7)
-    assert (config.keep_updates, config.rounds.learning_rate) == (True, 0.5)
+    (run,) = config.runs
+    assert (run.model, config.data_dir, run.settings.num_rounds) == (Path("m.tflite"), Path("d"), 7)
+    assert (run.settings.keep_updates, run.settings.rounds.learning_rate) == (True, 0.5)
     assert settled("--keep-updates")["keep_updates"].source == "flag --keep-updates"
     assert settled("m.tflite")["model"].source == "command line"
 

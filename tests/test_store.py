@@ -6,11 +6,15 @@ import pytest
 
 from fedfer.aggregator.blobs import Blobs
 from fedfer.aggregator.config import RoundSettings
+from fedfer.aggregator.device_store import Device
+from fedfer.aggregator.round_store import Result
 from fedfer.aggregator.rounds import Round, Update, accept, join, open_round, tick
-from fedfer.aggregator.store import Device, Result, Store
+from fedfer.aggregator.run_store import RunRow
+from fedfer.aggregator.store import Store
 from fedfer.model.errors import StoreError
 
 BASE, NEXT = "a" * 64, "b" * 64
+RUN = RunRow("default", "1" * 64, {}, "running", None, 100.0)
 SETTINGS = RoundSettings(num_clients=2, min_clients=1, deadline_sec=30, learning_rate=0.5)
 
 
@@ -22,14 +26,17 @@ def with_round(data_dir: Path) -> tuple[Store, Round]:
     """A store with round 1 open and devices x and y enrolled."""
     store = opened(data_dir)
     for device_id in ("x", "y"):
-        assert store.add_device(Device(device_id, f"phone-{device_id}"), device_id * 64, 5, max_devices=2)
+        assert store.devices.add(Device(device_id, f"phone-{device_id}"), device_id * 64, 5, max_devices=2)
     first = open_round(1, BASE, SETTINGS, now=100)
-    store.begin(Result(BASE, closed_at=100, holdout_loss=2.0, holdout_accuracy=0.25), first)
+    store.runs.add_model(RUN.model, "2" * 64, 5)
+    store.rounds("default").begin(
+        RUN, Result(BASE, closed_at=100, holdout_loss=2.0, holdout_accuracy=0.25), first
+    )
     return store, first
 
 
 def stored_round(store: Store) -> Round:
-    latest = store.latest_round()
+    latest = store.rounds("default").latest()
     assert latest is not None
     return latest[0]
 
@@ -41,10 +48,10 @@ def reopened(store: Store) -> Store:
 
 def test_devices(tmp_path: Path) -> None:
     store, _ = with_round(tmp_path)
-    assert store.device_by_token("x" * 64) == (Device("x", "phone-x"), "x" * 64)
-    assert store.device_by_token("z" * 64) is None
-    assert not store.add_device(Device("z", "phone-z"), "z" * 64, 5, max_devices=2)
-    assert store.num_devices() == 2
+    assert store.devices.by_token("x" * 64) == (Device("x", "phone-x"), "x" * 64)
+    assert store.devices.by_token("z" * 64) is None
+    assert not store.devices.add(Device("z", "phone-z"), "z" * 64, 5, max_devices=2)
+    assert store.devices.count() == 2
     store.close()
 
 
@@ -52,27 +59,27 @@ def test_a_round_comes_back_as_it_was(tmp_path: Path) -> None:
     store, round_ = with_round(tmp_path)
     for device_id in ("x", "y"):
         round_, _ = join(round_, device_id)
-        store.take_place(1, device_id)
+        store.rounds("default").take_place(1, device_id)
     update = Update("x", "c" * 64, 7, 2**40, 1.5, 0.25, None)
     after = accept(round_, update, BASE)
-    store.add_update(round_, update, after)
+    store.rounds("default").add_update(round_, update, after)
     store = reopened(store)
     assert stored_round(store) == after
-    assert store.find_update(1, "x") == update
-    assert store.find_update(1, "y") is None
+    assert store.rounds("default").find_update(1, "x") == update
+    assert store.rounds("default").find_update(1, "y") is None
     store.close()
 
 
 def test_deadline_that_frees_places(tmp_path: Path) -> None:
     store, round_ = with_round(tmp_path)
     round_, _ = join(round_, "x")
-    store.take_place(1, "x")
+    store.rounds("default").take_place(1, "x")
     round_ = tick(round_, now=130)
-    store.pass_deadline(round_)
+    store.rounds("default").pass_deadline(round_)
     assert stored_round(store) == round_
     assert (set(round_.released), round_.deadline_at) == ({"x"}, 160)
     round_, _ = join(round_, "x")
-    store.take_place(1, "x")
+    store.rounds("default").take_place(1, "x")
     store = reopened(store)
     assert stored_round(store) == round_
     store.close()
@@ -81,25 +88,32 @@ def test_deadline_that_frees_places(tmp_path: Path) -> None:
 def test_finish_opens_the_next_round(tmp_path: Path) -> None:
     store, _ = with_round(tmp_path)
     following = open_round(2, NEXT, SETTINGS, now=120)
-    store.add_bytes_down(1, 10)
-    store.add_bytes_down(1, 2**40)
-    store.finish(1, Result(NEXT, closed_at=120), following)
+    store.rounds("default").add_bytes_down(1, 10)
+    store.rounds("default").add_bytes_down(1, 2**40)
+    store.rounds("default").finish(1, Result(NEXT, closed_at=120), following, None)
     store = reopened(store)
     assert stored_round(store) == following
-    zero, one, two = store.round_rows()
+    zero, one, two = store.rounds("default").rows()
     assert (zero["number"], zero["holdout_loss"], zero["base_weights"]) == (0, 2.0, None)
     assert (one["phase"], one["result_weights"], one["bytes_down"]) == ("done", NEXT, 10 + 2**40)
-    assert (two["phase"], two["result_weights"], two["learning_rate"]) == ("open", None, 0.5)
-    assert store.round_rows(7) == []
-    assert [store.is_version(name) for name in (BASE, NEXT, "d" * 64)] == [True, True, False]
-    store.finish(2, Result("d" * 64, closed_at=130), None)
-    assert store.latest_round() == (replace(following, phase="done"), "d" * 64)
+    assert (two["phase"], two["result_weights"], two["settings"]["learning_rate"]) == ("open", None, 0.5)
+    assert store.rounds("default").rows(7) == []
+    assert [store.rounds("default").is_version(name) for name in (BASE, NEXT, "d" * 64)] == [
+        True,
+        True,
+        False,
+    ]
+    store.rounds("default").finish(2, Result("d" * 64, closed_at=130), None, "rounds")
+    assert store.rounds("default").latest() == (replace(following, phase="done"), "d" * 64)
     store.close()
 
 
 def test_min_clients_is_kept(tmp_path: Path) -> None:
     store = opened(tmp_path)
-    store.begin(Result(BASE, closed_at=1), open_round(1, BASE, RoundSettings(num_clients=4), now=1))
+    store.runs.add_model(RUN.model, "2" * 64, 5)
+    store.rounds("default").begin(
+        RUN, Result(BASE, closed_at=1), open_round(1, BASE, RoundSettings(num_clients=4), now=1)
+    )
     assert stored_round(store).settings.required_clients == 4
     store.close()
 
@@ -111,12 +125,27 @@ def test_one_server_a_directory(tmp_path: Path) -> None:
     reopened(store).close()
 
 
-def test_one_model_a_directory(tmp_path: Path) -> None:
-    store = opened(tmp_path)
-    store.bind("1" * 64, "2" * 64)
-    store.bind("1" * 64, "2" * 64)
-    with pytest.raises(StoreError, match=f"holds model {'1' * 64}; expected {'3' * 64}"):
-        store.bind("3" * 64, "2" * 64)
+def test_another_schema(tmp_path: Path) -> None:
+    opened(tmp_path).close()
+    other = sqlite3.connect(tmp_path / "fedfer.db", isolation_level=None)
+    other.execute("UPDATE meta SET value = '99' WHERE key = 'schema'")
+    other.close()
+    blobs = Blobs(tmp_path)
+    with pytest.raises(StoreError, match="has schema 99; expected"):
+        Store(blobs)
+    blobs.close()
+
+
+def test_runs(tmp_path: Path) -> None:
+    store, _ = with_round(tmp_path)
+    assert store.runs.rows() == [RUN]
+    assert (store.runs.find("default"), store.runs.find("other")) == (RUN, None)
+    assert [store.runs.has_model(name) for name in (RUN.model, "3" * 64)] == [True, False]
+    store.runs.set_settings("default", {"num_rounds": 3})
+    store.rounds("default").finish(1, Result(NEXT, closed_at=120), None, "rounds")
+    store = reopened(store)
+    ended = replace(RUN, settings={"num_rounds": 3}, state="finished", stop_reason="rounds")
+    assert store.runs.rows() == [ended]
     store.close()
 
 
@@ -124,12 +153,12 @@ def test_leftovers_are_removed(tmp_path: Path) -> None:
     blobs = Blobs(tmp_path)
     blobs.temporary_path().write_bytes(b"half an upload")
     for number in (1, 2, 10):
-        blobs.write(b"update", blobs.update_path(number, "a"))
+        blobs.write(b"update", blobs.update_path("default", number, "a"))
     blobs.close()
     blobs = Blobs(tmp_path)
     assert list((tmp_path / "tmp").iterdir()) == []
-    blobs.drop_updates_before(10)
-    assert [path.name for path in (tmp_path / "updates").iterdir()] == ["10"]
+    blobs.drop_updates_before("default", 10)
+    assert [path.name for path in (tmp_path / "updates" / "default").iterdir()] == ["10"]
     blobs.close()
 
 
@@ -161,13 +190,13 @@ def test_database_that_cannot_be_written(tmp_path: Path) -> None:
     other.execute("DROP TABLE places")
     other.close()
     with pytest.raises(StoreError, match="cannot assign a place: no such table"):
-        store.take_place(round_.number, "x")
+        store.rounds("default").take_place(round_.number, "x")
     store.close()
 
 
 def test_durability_settings(tmp_path: Path) -> None:
     store = opened(tmp_path)
-    with store._read("look") as connection:
+    with store.database.read("look") as connection:
         values = [
             connection.exec_driver_sql(f"PRAGMA {name}").scalar_one()
             for name in ("journal_mode", "synchronous", "foreign_keys", "busy_timeout")

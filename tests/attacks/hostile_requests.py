@@ -48,7 +48,7 @@ def upload(
     text = "&".join(f"{name}={value}" for name, value in asked.items() if value is not None)
     number = target.round_number if round_number is None else round_number
     given = standard_headers(target) if headers is None else headers
-    head = f"PUT /v1/rounds/{number}/update?{text} HTTP/1.1\r\nHost: x\r\n{given}\r\n"
+    head = f"PUT /v1/runs/default/rounds/{number}/update?{text} HTTP/1.1\r\nHost: x\r\n{given}\r\n"
     return head.encode() + target.body
 
 
@@ -158,13 +158,26 @@ def _paths(target: Target) -> Iterator[HostileRequest]:
     far = f"/v1/models/{target.model}"
     yield HostileRequest("range far out", (get(far, "Range: bytes=999999999-\r\n"),), 416, "bad_range")
     yield HostileRequest("empty range", (get(far, "Range: bytes=-0\r\n"),), 416, "bad_range")
-    for path in ("/", "/v1", "/v1/updates", "/v1/rounds/", "/v1/rounds/1/update/x", "/static/../etc/passwd"):
+    for path in (
+        "/",
+        "/v1",
+        "/v1/updates",
+        "/v1/runs/default/rounds/",
+        "/v1/runs/default/rounds/1/update/x",
+        "/static/../etc/passwd",
+    ):
         yield HostileRequest(f"GET {path}", (get(path),), 404, "not_found")
-    yield HostileRequest("round that is not there", (get("/v1/rounds/77"),), 404, "unknown_round")
-    yield HostileRequest("round of letters", (get("/v1/rounds/x"),), 400, "bad_request")
+    yield HostileRequest(
+        "round that is not there", (get("/v1/runs/default/rounds/77"),), 404, "unknown_round"
+    )
+    yield HostileRequest("round of letters", (get("/v1/runs/default/rounds/x"),), 400, "bad_request")
     yield HostileRequest("GET devices", (get("/v1/devices"),), 405, "method_not_allowed")
-    yield HostileRequest("DELETE round", (get("/v1/rounds/1", method="DELETE"),), 405, "method_not_allowed")
-    yield HostileRequest("POST update", (post("/v1/rounds/1/update"),), 405, "method_not_allowed")
+    yield HostileRequest(
+        "DELETE round", (get("/v1/runs/default/rounds/1", method="DELETE"),), 405, "method_not_allowed"
+    )
+    yield HostileRequest(
+        "POST update", (post("/v1/runs/default/rounds/1/update"),), 405, "method_not_allowed"
+    )
     yield HostileRequest("PUT devices", (get("/v1/devices", method="PUT"),), 405, "method_not_allowed")
 
 

@@ -32,7 +32,11 @@ class Siege:
 
     def state(self) -> tuple[object, ...]:
         files = sorted(str(path) for path in self.data_dir.rglob("*") if "fedfer.db" not in path.name)
-        return self.client.get("/v1/status").json(), self.client.get("/v1/rounds").json(), files
+        return (
+            self.client.get("/v1/runs/default").json(),
+            self.client.get("/v1/runs/default/rounds").json(),
+            files,
+        )
 
 
 @pytest.fixture(scope="module")
@@ -101,13 +105,13 @@ def test_connections_that_end_early(siege: Siege) -> None:
 
 
 def target_of(siege: Siege) -> Target:
-    records = siege.client.get("/v1/rounds").json()["rounds"]
+    records = siege.client.get("/v1/runs/default/rounds").json()["rounds"]
     return Target(
         token=siege.phone.token,
         round_number=2,
         base_weights=records[2]["base_weights"],
         earlier_base=records[1]["base_weights"],
-        model=siege.client.get("/v1/status").json()["model"],
+        model=siege.client.get("/v1/runs/default").json()["model"],
         body=synthetic_update(siege.contract, 5),
         max_bytes=max_checkpoint_bytes(siege.contract),
     )

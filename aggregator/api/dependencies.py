@@ -1,0 +1,44 @@
+"""What the calls share: the service, the device that asks, the operator who asks, words in paths."""
+
+from typing import Annotated, Any
+
+from fastapi import Depends, Path, Request
+from starlette.concurrency import run_in_threadpool
+
+from fedfer.aggregator import access, replies
+from fedfer.aggregator.device_store import Device
+from fedfer.aggregator.keys import bearer
+from fedfer.aggregator.runs import Run
+from fedfer.aggregator.service import Service
+
+MAX_ROUND = 2**31 - 1
+RoundNumber = Annotated[int, Path(ge=0, le=MAX_ROUND)]
+RunName = Annotated[str, Path(max_length=100)]
+REFUSALS: dict[int | str, dict[str, Any]] = {"4XX": {"model": replies.ErrorReply}}
+
+
+def service_of(request: Request) -> Service:
+    service: Service = request.app.state.service
+    return service
+
+
+AnyService = Annotated[Service, Depends(service_of)]
+
+
+def run_of(run: RunName, service: AnyService) -> Run:
+    """The run that the path names. Raises RefusedError (404)."""
+    return service.run(run)
+
+
+AnyRun = Annotated[Run, Depends(run_of)]
+
+
+async def device_of(request: Request, service: AnyService) -> Device:
+    """Who sends the request. Raises RefusedError (401)."""
+    return await run_in_threadpool(service.authenticate, bearer(request.headers.get("authorization", "")))
+
+
+AnyDevice = Annotated[Device, Depends(device_of)]
+
+
+AsAdmin = Depends(access.admin)

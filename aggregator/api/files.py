@@ -1,0 +1,36 @@
+"""Calls that fetch models and versions, and the one that brings a model."""
+
+import contextlib
+
+import anyio
+from fastapi import APIRouter, Request, Response
+from starlette.concurrency import run_in_threadpool
+
+from fedfer.aggregator import downloads, replies
+from fedfer.aggregator.api.dependencies import REFUSALS, AnyService
+from fedfer.aggregator.service import Service
+from fedfer.model.errors import StoreError
+
+router = APIRouter(responses=REFUSALS)
+
+
+@router.get("/v1/models/{sha256}", response_class=Response)
+async def get_model(sha256: replies.Sha256, request: Request, service: AnyService) -> Response:
+    """The `.tflite` of a run."""
+    return await _send_file("model", sha256, request, service)
+
+
+@router.get("/v1/weights/{sha256}", response_class=Response)
+async def get_weights(sha256: replies.Sha256, request: Request, service: AnyService) -> Response:
+    """A version: weights that a round started from or ended with."""
+    return await _send_file("weights", sha256, request, service)
+
+
+async def _send_file(kind: str, sha256: str, request: Request, service: Service) -> Response:
+    path = await run_in_threadpool(service.open_file, kind, sha256)
+
+    async def count(num_bytes: int) -> None:
+        with anyio.CancelScope(shield=True), contextlib.suppress(StoreError):
+            await run_in_threadpool(service.count_download, kind, sha256, num_bytes)
+
+    return await downloads.file_response(path, sha256, request.headers, count)

@@ -1,0 +1,24 @@
+"""Calls that tell what happened in a run's rounds."""
+
+from fastapi import APIRouter
+
+from fedfer.aggregator import replies
+from fedfer.aggregator.api.dependencies import REFUSALS, AnyRun, RoundNumber
+from fedfer.aggregator.runs import unknown_round
+
+router = APIRouter(responses=REFUSALS)
+
+
+@router.get("/v1/runs/{run}/rounds")
+def get_rounds(run: AnyRun) -> replies.RoundsReply:
+    """What happened in all rounds, oldest first."""
+    return replies.RoundsReply(rounds=[replies.round_reply(row) for row in run.rounds.rows()])
+
+
+@router.get("/v1/runs/{run}/rounds/{round}")
+def get_round(run: AnyRun, round: RoundNumber) -> replies.RoundReply:
+    """What happened in one round; round 0 is the initial checkpoint."""
+    rows = run.rounds.rows(round)
+    if not rows:
+        raise unknown_round(round, run.round_.number)
+    return replies.round_reply(rows[0])
