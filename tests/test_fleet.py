@@ -175,7 +175,7 @@ def test_a_life_without_incidents(script: Script, tmp_path: Path) -> None:
         "GET weights",
         "PUT runs",
         "POST work",
-        "GET rounds",
+        "GET runs",
     ]
     assert [f"{method} {what}" for method, what in calls] == usual
     trained, seen, finished = run.events
