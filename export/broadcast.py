@@ -8,6 +8,7 @@ read from the static shapes: two unknown sizes on one axis are the same batch. N
 import tensorflow as tf
 
 from fedfer.export.normalization import sum_all_but_last
+from fedfer.export.slicing import shaped_as
 from fedfer.model.errors import ExportError
 
 OVERRIDES = {
@@ -16,6 +17,12 @@ OVERRIDES = {
     "Mul": "FedferMul",
     "RealDiv": "FedferRealDiv",
     "SquaredDifference": "FedferSquaredDifference",
+    "Maximum": "FedferMaximum",
+    "Minimum": "FedferMinimum",
+    "SelectV2": "FedferSelect",
+    "Pow": "FedferPow",
+    "BroadcastTo": "FedferBroadcastTo",
+    "BatchMatMulV2": "FedferBatchMatMul",
     "BiasAdd": "FedferBiasAdd",
     "Reshape": "FedferReshape",
 }
@@ -69,6 +76,60 @@ def _squared_difference_gradient(op: tf.Operation, dz: tf.Tensor) -> tuple[tf.Te
     return _both(op, to_x, -to_x)
 
 
+@tf.RegisterGradient("FedferMaximum")  # type: ignore[untyped-decorator]
+def _maximum_gradient(op: tf.Operation, dz: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """x takes it where they are equal, as in TensorFlow."""
+    x, y = op.inputs
+    to_x = dz * tf.cast(x >= y, tf.float32)
+    return _both(op, to_x, dz - to_x)
+
+
+@tf.RegisterGradient("FedferMinimum")  # type: ignore[untyped-decorator]
+def _minimum_gradient(op: tf.Operation, dz: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """x takes it where they are equal, as in TensorFlow."""
+    x, y = op.inputs
+    to_x = dz * tf.cast(x <= y, tf.float32)
+    return _both(op, to_x, dz - to_x)
+
+
+@tf.RegisterGradient("FedferSelect")  # type: ignore[untyped-decorator]
+def _select_gradient(op: tf.Operation, dz: tf.Tensor) -> tuple[None, tf.Tensor, tf.Tensor]:
+    condition, x, y = op.inputs
+    zero = tf.zeros_like(dz)
+    to_x, to_y = tf.where(condition, dz, zero), tf.where(condition, zero, dz)
+    return None, unbroadcast(to_x, x), unbroadcast(to_y, y)
+
+
+@tf.RegisterGradient("FedferPow")  # type: ignore[untyped-decorator]
+def _power_gradient(op: tf.Operation, dz: tf.Tensor) -> tuple[tf.Tensor, None]:
+    """Of x^p with a constant p."""
+    x, power = op.inputs
+    if tf.get_static_value(power) is None:
+        raise ExportError(f"{op.name}: a power with a computed exponent cannot be exported; use a constant")
+    return unbroadcast(dz * power * tf.pow(x, power - 1.0), x), None
+
+
+@tf.RegisterGradient("FedferBroadcastTo")  # type: ignore[untyped-decorator]
+def _broadcast_to_gradient(op: tf.Operation, dy: tf.Tensor) -> tuple[tf.Tensor, None]:
+    return unbroadcast(dy, op.inputs[0]), None
+
+
+@tf.RegisterGradient("FedferBatchMatMul")  # type: ignore[untyped-decorator]
+def _batch_matmul_gradient(op: tf.Operation, dz: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """z = x y with either transposed: products of dz with the other one."""
+    x, y = op.inputs
+    across_x, across_y = op.get_attr("adj_x"), op.get_attr("adj_y")
+    if across_x:
+        to_x = tf.matmul(y, dz, transpose_a=across_y, transpose_b=True)
+    else:
+        to_x = tf.matmul(dz, y, transpose_b=not across_y)
+    if across_y:
+        to_y = tf.matmul(dz, x, transpose_a=True, transpose_b=across_x)
+    else:
+        to_y = tf.matmul(x, dz, transpose_a=not across_x)
+    return _both(op, to_x, to_y)
+
+
 @tf.RegisterGradient("FedferBiasAdd")  # type: ignore[untyped-decorator]
 def _bias_gradient(op: tf.Operation, dy: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     return dy, sum_all_but_last(dy)
@@ -76,8 +137,4 @@ def _bias_gradient(op: tf.Operation, dy: tf.Tensor) -> tuple[tf.Tensor, tf.Tenso
 
 @tf.RegisterGradient("FedferReshape")  # type: ignore[untyped-decorator]
 def _reshape_gradient(op: tf.Operation, dy: tf.Tensor) -> tuple[tf.Tensor, None]:
-    shape = op.inputs[0].shape
-    unknown = [i for i, size in enumerate(shape) if size is None]
-    if len(unknown) > 1:
-        raise ExportError(f"{op.name}: more than one size is not fixed; only the batch may vary")
-    return tf.reshape(dy, [-1 if size is None else size for size in shape]), None
+    return shaped_as(dy, op.inputs[0]), None

@@ -10,6 +10,7 @@ from collections.abc import Callable
 import tensorflow as tf
 
 from fedfer.export.padding import Pads, every, image_size, pad_images, pads_of
+from fedfer.export.windows import Windows, spread
 from fedfer.model.errors import ExportError
 
 # Images with fewer channels are laid side by side until the product is this deep: shallow ones are slow.
@@ -40,13 +41,11 @@ def _conv2d_gradient(op: tf.Operation, dy: tf.Tensor) -> tuple[tf.Tensor, tf.Ten
     padding = op.get_attr("padding").decode()
     if op.get_attr("data_format") != b"NHWC" or filters.shape[2] != x.shape[3]:
         raise ExportError(f"{op.name}: only channels-last convolutions without groups can be exported")
-    if strides != [1, 1] and dilations != [1, 1]:
-        raise ExportError(f"{op.name}: stride and dilation together cannot be exported; use one of them")
     pads = pads_of(padding, image_size(x), _window(filters), strides, dilations)
     if strides == [1, 1]:
         to_x = _input_gradient(filters, dy, dilations, pads)
     else:
-        to_x = tf.nn.conv2d_transpose(dy, filters, tf.shape(x), strides, padding)
+        to_x = spread(dy, filters, Windows(image_size(x), _window(filters), strides, dilations, pads))
     return to_x, _filter_gradient(x, dy, _window(filters), strides, dilations, pads)
 
 

@@ -9,21 +9,23 @@ from unittest.mock import patch
 import keras
 import tensorflow as tf
 
-from fedfer.export.convolution import convolve
+from fedfer.export import convolution_layers, group_norms, recurrent, resampling
+from fedfer.export.activations import gelu
 from fedfer.export.normalization import train_batch_norm
 
 _batch_norm_call = keras.layers.BatchNormalization.call
+_dense_call = keras.layers.Dense.call
 _flatten_call = keras.layers.Flatten.call
-_convolution_op = keras.layers.Conv2D.convolution_op
+_reshape_call = keras.layers.Reshape.call
 
 
 @contextmanager
 def phone_layers() -> Iterator[None]:
-    """While active, these layers are called in the forms of this module."""
+    """While active, Keras's layers are called in the forms of CALLS."""
     with ExitStack() as stack:
-        stack.enter_context(patch.object(keras.layers.BatchNormalization, "call", _batch_norm))
-        stack.enter_context(patch.object(keras.layers.Flatten, "call", _flatten))
-        stack.enter_context(patch.object(keras.layers.Conv2D, "convolution_op", _convolve))
+        for (kind, method), call in CALLS.items():
+            stack.enter_context(patch.object(kind, method, call))
+        stack.enter_context(patch.object(tf.nn, "gelu", gelu))
         yield
 
 
@@ -35,6 +37,15 @@ def _batch_norm(layer: Any, inputs: tf.Tensor, training: bool = False, mask: Any
     return _batch_norm_call(layer, inputs, training=training, mask=mask)
 
 
+def _dense(layer: Any, inputs: tf.Tensor, training: Any = None) -> tf.Tensor:
+    """Of images or sequences: all their places as examples, in shapes that are not computed."""
+    sizes = list(inputs.shape[1:-1])
+    if not sizes or None in sizes:
+        return _dense_call(layer, inputs, training=training)
+    outputs = _dense_call(layer, tf.reshape(inputs, [-1, inputs.shape[-1]]), training=training)
+    return tf.reshape(outputs, [-1, *sizes, outputs.shape[-1]])
+
+
 def _flatten(layer: Any, inputs: tf.Tensor) -> tf.Tensor:
     """A reshape to constants; Keras computes the shape (see fedfer.export.dropout on computed shapes)."""
     sizes = list(inputs.shape[1:])
@@ -43,10 +54,21 @@ def _flatten(layer: Any, inputs: tf.Tensor) -> tf.Tensor:
     return tf.reshape(inputs, [-1, math.prod(sizes)])
 
 
-def _convolve(layer: Any, inputs: tf.Tensor, kernel: Any) -> tf.Tensor:
-    """Plain convolutions with stride 1: fedfer.export.convolution."""
-    plain = tuple(layer.strides) == (1, 1) and layer.groups == 1 and layer.data_format == "channels_last"
-    if not plain or None in inputs.shape[1:]:
-        return _convolution_op(layer, inputs, kernel)
-    filters = tf.convert_to_tensor(kernel)
-    return convolve(inputs, filters, layer.padding.upper(), list(layer.dilation_rate))
+def _reshape(layer: Any, inputs: tf.Tensor) -> tf.Tensor:
+    """Likewise."""
+    sizes = layer.compute_output_shape((None, *inputs.shape[1:]))[1:]
+    if None in sizes:
+        return _reshape_call(layer, inputs)
+    return tf.reshape(inputs, [-1, *sizes])
+
+
+CALLS = {
+    (keras.layers.BatchNormalization, "call"): _batch_norm,
+    (keras.layers.Dense, "call"): _dense,
+    (keras.layers.Flatten, "call"): _flatten,
+    (keras.layers.Reshape, "call"): _reshape,
+    **convolution_layers.CALLS,
+    **group_norms.CALLS,
+    **recurrent.CALLS,
+    **resampling.CALLS,
+}

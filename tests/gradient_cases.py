@@ -18,7 +18,8 @@ CASES_PER_FILE = 16  # converting takes longer than in proportion
 
 @dataclass(frozen=True)
 class Case:
-    """`op` names a function of gradient_graphs; the first axis of `x` is the batch, of unknown size."""
+    """`op` names a function of gradient_graphs or a Keras layer; the first axis of `x` and `x2` is the batch,
+    of unknown size."""
 
     name: str
     op: str
@@ -48,8 +49,7 @@ def all_cases() -> list[Case]:
     ]
 
 
-def cases_by_file() -> dict[str, list[Case]]:
-    cases = all_cases()
+def cases_by_file(cases: list[Case]) -> dict[str, list[Case]]:
     starts = range(0, len(cases), CASES_PER_FILE)
     return {f"gradients{start}.tflite": cases[start : start + CASES_PER_FILE] for start in starts}
 
@@ -160,17 +160,17 @@ def elementwise(rng: np.random.Generator) -> Iterator[Case]:
 
 
 def layers(rng: np.random.Generator) -> Iterator[Case]:
-    image = normal(rng, 3, 5, 4, 6) * 2 + 1
-    yield Case("batch_norm_4d", "batch_norm", {"x": image})
-    yield Case("batch_norm_2d", "batch_norm", {"x": normal(rng, 8, 6)})
-    yield Case("batch_norm_of_one_image", "batch_norm", {"x": image[:1]})
-    yield Case("batch_norm_far_from_0", "batch_norm", {"x": normal(rng, 4, 6, 6, 3) + 5})
-    yield Case("batch_norm_without_scale", "batch_norm", {"x": image}, {"scale": False})
-    yield Case("batch_norm_without_center", "batch_norm", {"x": image}, {"center": False})
+    image, half = normal(rng, 3, 5, 4, 6) * 2 + 1, {"momentum": 0.5}
+    yield Case("batch_norm_4d", "BatchNormalization", {"x": image}, half)
+    yield Case("batch_norm_2d", "BatchNormalization", {"x": normal(rng, 8, 6)}, half)
+    yield Case("batch_norm_of_one_image", "BatchNormalization", {"x": image[:1]}, half)
+    yield Case("batch_norm_far_from_0", "BatchNormalization", {"x": normal(rng, 4, 6, 6, 3) + 5}, half)
+    yield Case("batch_norm_without_scale", "BatchNormalization", {"x": image}, {**half, "scale": False})
+    yield Case("batch_norm_without_center", "BatchNormalization", {"x": image}, {**half, "center": False})
     yield from convolution_layers(rng)
-    yield Case("dense", "dense", {"x": normal(rng, 4, 6)}, {"units": 5, "activation": "relu"})
-    yield Case("dense_of_images", "dense", {"x": normal(rng, 2, 3, 3, 4)}, {"units": 5})
-    yield Case("flatten", "flatten", {"x": normal(rng, 2, 3, 4, 5)})
+    yield Case("dense", "Dense", {"x": normal(rng, 4, 6)}, {"units": 5, "activation": "relu"})
+    yield Case("dense_of_images", "Dense", {"x": normal(rng, 2, 3, 3, 4)}, {"units": 5})
+    yield Case("flatten", "Flatten", {"x": normal(rng, 2, 3, 4, 5)})
 
 
 def convolution_layers(rng: np.random.Generator) -> Iterator[Case]:
@@ -187,7 +187,7 @@ def convolution_layers(rng: np.random.Generator) -> Iterator[Case]:
         "strided": ((2, 7, 8, 3), {"kernel_size": 3, "strides": 2, "padding": "same"}),
     }
     for word, (shape, settings) in kinds.items():
-        yield Case(f"conv_layer_{word}", "conv_layer", {"x": normal(rng, *shape)}, {"filters": 4, **settings})
+        yield Case(f"conv_layer_{word}", "Conv2D", {"x": normal(rng, *shape)}, {"filters": 4, **settings})
 
 
 def cotangent(case: Case, shape: tuple[int, ...]) -> NDArray[np.float32]:

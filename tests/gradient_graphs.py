@@ -12,7 +12,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import keras
 import numpy as np
 import tensorflow as tf
-from gradient_cases import Case, cases_by_file, cotangent
+from gradient_cases import Case, cotangent
 from numpy.typing import NDArray
 
 from fedfer.export.gradients import builtin_gradients
@@ -37,29 +37,49 @@ OPS: dict[str, Callable[..., tf.Tensor]] = {
     "bias_add": lambda x, bias: tf.nn.bias_add(x, bias),
     "reshape": lambda x, shape: tf.reshape(x, shape),
 }
-LAYERS: dict[str, Callable[..., keras.Layer]] = {
-    "batch_norm": lambda **settings: keras.layers.BatchNormalization(momentum=0.5, **settings),
-    "conv_layer": lambda **settings: keras.layers.Conv2D(**settings),
-    "dense": lambda **settings: keras.layers.Dense(**settings),
-    "flatten": lambda: keras.layers.Flatten(),
+FUNCTIONS: dict[str, Callable[[tf.Tensor], tf.Tensor]] = {
+    "gelu_tanh": lambda x: keras.activations.gelu(x, approximate=True),
+    "slices": lambda x: x[:, ::2, 1:-1] + x[:, :3, -1:] + x[:, None, 4, :1] + x[:, ::-2, ..., 2:3],
+    "powers": lambda x: tf.abs(x) ** 1.5 + tf.square(x) + x**3,
+    "parts": lambda x: tf.split(x, 3, -1)[1] + tf.unstack(x, axis=1)[0][:, None, :2],
+    "extremes": lambda x: tf.reduce_max(x, [1, 2], keepdims=True) * tf.reduce_min(x, 1, keepdims=True),
+    "sums": lambda x: tf.reduce_sum(x, 2, keepdims=True) * tf.reduce_mean(x, [1, 2], keepdims=True),
+    "products": lambda x: tf.matmul(x, tf.matmul(x, x, transpose_a=True)),
+    "products_transposed": lambda x: tf.matmul(x[:, :2], x[:, 2:4], transpose_b=True),
 }
 
 
+def make_layer(kind: str, settings: dict[str, Any]) -> keras.Layer:
+    """A layer of keras.layers; a `layer` among the settings is (kind, settings) itself."""
+    settings = dict(settings)
+    if "function" in settings:
+        return keras.layers.Lambda(FUNCTIONS[settings["function"]])
+    if "layer" in settings:
+        settings["layer"] = make_layer(*settings["layer"])
+    return getattr(keras.layers, kind)(**settings)
+
+
 class Function:
-    """A case's op, with its layer's weights if it has one."""
+    """A case's op, with its layer's weights if it has one: the op is then the name of a Keras layer."""
 
     def __init__(self, case: Case) -> None:
         self.case = case
         self.layer: Any = None
-        if case.op in LAYERS:
-            self.layer = LAYERS[case.op](**case.settings)
-            self.layer.build((None, *case.inputs["x"].shape[1:]))
+        if case.op not in OPS:
+            self.layer = make_layer(case.op, case.settings)
+            self({name: tf.constant(array) for name, array in case.inputs.items()})  # makes the weights
             rng = np.random.default_rng(5)
-            self.layer.set_weights([rng.uniform(0.5, 2, w.shape) for w in self.layer.weights])
+            for weight in self.layer.weights:
+                if weight.dtype == "float32":
+                    signed = "kernel" in weight.path
+                    weight.assign(
+                        rng.normal(0, 0.5, weight.shape) if signed else rng.uniform(0.5, 2, weight.shape)
+                    )
 
     def __call__(self, inputs: Tensors) -> tf.Tensor:
         if self.layer is not None:
-            return self.layer(inputs["x"], training=True)
+            values = [inputs[name] for name in sorted(inputs)]
+            return self.layer(values if len(values) > 1 else values[0], training=True)
         return OPS[self.case.op](**inputs, **self.case.settings)
 
     def variables(self) -> Tensors:
@@ -77,11 +97,12 @@ def expected_gradients(function: Function) -> tuple[Arrays, NDArray[np.float32]]
     inputs = {name: tf.constant(array) for name, array in function.case.inputs.items()}
     before = function.layer.get_weights() if function.layer is not None else []
     with tf.GradientTape() as tape:
-        tape.watch(list(inputs.values()))
+        tape.watch([x for x in inputs.values() if x.dtype == tf.float32])
         y = function(inputs)
         dy = cotangent(function.case, tuple(y.shape))
         weighted = tf.reduce_sum(y * (2.0 * dy))
-    gradients = tape.gradient(weighted, {**inputs, **function.variables()})
+    sources = {name: x for name, x in inputs.items() if x.dtype == tf.float32} | function.variables()
+    gradients = {name: tf.convert_to_tensor(g) for name, g in tape.gradient(weighted, sources).items()}
     results = {**gradients, **function.statistics(), "result": y}
     found = {name: np.asarray(array) for name, array in results.items()}
     if function.layer is not None:
@@ -96,17 +117,18 @@ def traced(function: Function, dy_shape: tuple[int, ...]) -> Any:
         dy = tensors.pop("dy")
         with builtin_gradients(tf.compat.v1.get_default_graph()), phone_layers():
             y = function(tensors)
-            sources = {**tensors, **function.variables()}
+            floats = {name: x for name, x in tensors.items() if x.dtype == tf.float32}
+            sources = {**floats, **function.variables()}
             # 2 * dy: a gradient that is its own input cannot be an output of a .tflite
             found = tf.gradients(y, list(sources.values()), grad_ys=2.0 * dy)
         return {**dict(zip(sources, found, strict=True)), **function.statistics(), "result": y}
 
-    shapes = {name: array.shape for name, array in function.case.inputs.items()} | {"dy": dy_shape}
-    batched = {"x", "dy"}
+    arrays = function.case.inputs | {"dy": np.zeros(dy_shape, np.float32)}
+    batched = {"x", "x2", "dy"}
     return tf.function(gradients).get_concrete_function(
         **{
-            name: tf.TensorSpec([None, *shape[1:]] if name in batched else shape, tf.float32)
-            for name, shape in shapes.items()
+            name: tf.TensorSpec([None, *array.shape[1:]] if name in batched else array.shape, array.dtype)
+            for name, array in arrays.items()
         }
     )
 
@@ -127,10 +149,10 @@ def convert(functions: list[Function], signatures: dict[str, Any]) -> bytes:
     return content
 
 
-def build(directory: Path) -> dict[str, tuple[Arrays, NDArray[np.float32]]]:
+def build(directory: Path, files: dict[str, list[Case]]) -> dict[str, tuple[Arrays, NDArray[np.float32]]]:
     """Writes the `.tflite` files, a signature for each case; returns expected gradients and cotangents."""
     expected: dict[str, tuple[Arrays, NDArray[np.float32]]] = {}
-    for file, cases in cases_by_file().items():
+    for file, cases in files.items():
         functions = [Function(case) for case in cases]
         expected |= {function.case.name: expected_gradients(function) for function in functions}
         signatures = {f.case.name: traced(f, expected[f.case.name][1].shape) for f in functions}

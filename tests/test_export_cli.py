@@ -108,7 +108,7 @@ def test_an_inverted_residual_block(tmp_path: Path) -> None:
     ("model", "message"),
     [
         ("keras_models:logits_model", "outputs are not probabilities; end it in a softmax over its classes"),
-        ("keras_models:unsupported_model", "needs operators that phones lack: Conv2DBackpropFilter"),
+        ("keras_models:unsupported_model", "needs operators that phones lack: ResizeBicubic"),
         ("keras_models:not_a_model", "gives str; expected a Keras model with an input shape"),
         ("keras_models:nothing", "keras_models has no function nothing; expected one that returns"),
         ("no_such_module:build", "cannot import no_such_module: No module named 'no_such_module'"),
