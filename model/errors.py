@@ -1,4 +1,4 @@
-"""Every error that fedfer raises on purpose, as one tree. Imports nothing.
+"""Every error that fedfer raises on purpose, as one tree. Imports nothing of fedfer.
 
     FedferError                 a person can act on it: says what was expected, what came, what to do
     ├── UsageError              a command or function was called with settings that do not fit
@@ -14,6 +14,7 @@
 `code` is a short word for programs (it is what HTTP replies carry); `str(error)` is for people.
 """
 
+from collections.abc import Mapping
 from typing import ClassVar
 
 
@@ -55,13 +56,21 @@ class CheckpointError(FedferError):
 
 
 class RefusedError(FedferError):
-    """A request that the aggregator refuses; `status` is the HTTP status (4xx)."""
+    """A request that the aggregator refuses; `status` is the HTTP status (4xx), `headers` go with it."""
 
     default_code = "refused"
 
-    def __init__(self, message: str, *, code: str | None = None, status: int = 400) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        code: str | None = None,
+        status: int = 400,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
         super().__init__(message, code=code)
         self.status = status
+        self.headers = dict(headers or {})
 
 
 class ServerUnreachableError(FedferError):
