@@ -34,12 +34,6 @@ class Limits:
         if self.address_connections < 1:
             raise UsageError(f"address-connections is {self.address_connections}; expected 1 or more")
 
-    def upload_sec(self, num_bytes: int, idle_sec: float) -> float | None:
-        """How long an upload of so many bytes may take; None is for ever."""
-        if not self.min_upload_bytes_per_sec:
-            return None
-        return idle_sec + num_bytes / self.min_upload_bytes_per_sec
-
 
 def rate(per_sec: float) -> Rate:
     """The bucket of a limit of so many calls a second."""

@@ -48,9 +48,11 @@ async def _on_fedfer_error(request: Request, error: Exception) -> JSONResponse:
     status = status_of(error)
     log = logger.error if status >= 500 else logger.info
     log("refused %s %s: %d %s: %s", request.method, _path(request), status, error.code, error)
-    headers = {"Retry-After": str(RETRY_AFTER_SEC)} if status == 503 else None
+    headers = error.headers if isinstance(error, RefusedError) else {}
+    if status == 503:
+        headers["Retry-After"] = str(RETRY_AFTER_SEC)
     if status == 401:
-        headers = {"WWW-Authenticate": "Bearer"}
+        headers["WWW-Authenticate"] = "Bearer"
     return refusal(status, error.code, str(error), headers)
 
 

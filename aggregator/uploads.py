@@ -9,15 +9,17 @@ import base64
 import binascii
 import hashlib
 import hmac
+import math
+import os
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect, Request
 
-from fedfer.aggregator.blobs import sync_file
 from fedfer.aggregator.runs import Upload
 from fedfer.model.errors import RefusedError, StoreError
 
@@ -67,68 +69,90 @@ def wanted_digest(headers: Mapping[str, str]) -> bytes | None:
     return None
 
 
+@dataclass(frozen=True)
+class Patience:
+    """How long a body may pause, and how slow it may be on the whole (bytes a second, 0 for any)."""
+
+    idle_sec: float
+    min_bytes_per_sec: float
+
+    def total_sec(self, num_bytes: int) -> float:
+        """The time in which so many bytes have to come."""
+        return self.idle_sec + num_bytes / self.min_bytes_per_sec if self.min_bytes_per_sec else math.inf
+
+
 @asynccontextmanager
-async def received(request: Request, path: Path, max_bytes: int, idle_sec: float) -> AsyncIterator[Upload]:
+async def received(request: Request, path: Path, max_bytes: int, patience: Patience) -> AsyncIterator[Upload]:
     """The request's body in the file at `path`, synced; the file is deleted at the end unless moved away.
 
     Raises RefusedError, StoreError.
     """
     announced = check_headers(request.headers, max_bytes)
-    digest = wanted_digest(request.headers)
+    wanted = wanted_digest(request.headers)
     try:
-        upload = await _receive(request, path, announced, idle_sec)
-        if digest is not None and not hmac.compare_digest(bytes.fromhex(upload.sha256), digest):
-            raise RefusedError(
-                f"the body's sha256 is {upload.sha256}, not what Content-Digest says", code="bad_digest"
-            )
-        yield upload
+        with await run_in_threadpool(path.open, "xb", 0) as file:
+            sha256 = await receive(request, file, announced, patience)
+        check_digest(sha256, wanted)
+        yield Upload(path, sha256.hex(), announced)
     except OSError as error:
         raise StoreError(f"cannot write an upload: {error.strerror}") from None
     finally:
         await run_in_threadpool(path.unlink, missing_ok=True)
 
 
-async def _receive(request: Request, path: Path, announced: int, idle_sec: float) -> Upload:
+def check_digest(sha256: bytes, wanted: bytes | None) -> None:
+    """Raises RefusedError (bad_digest) unless the bytes are what their sender says, if he does."""
+    if wanted is not None and not hmac.compare_digest(sha256, wanted):
+        raise RefusedError(
+            f"the body's sha256 is {sha256.hex()}, not what its sender says", code="bad_digest"
+        )
+
+
+async def receive(request: Request, file: BinaryIO, announced: int, patience: Patience) -> bytes:
+    """Appends the request's body, of `announced` bytes, to an open file, synced; returns its sha256.
+
+    When it raises RefusedError (truncated, timed_out), what came is in the file.
+    """
     digest, num_bytes = hashlib.sha256(), 0
-    with await run_in_threadpool(path.open, "xb", 0) as file:
-        async for piece in _pieces(request, idle_sec):
-            num_bytes += len(piece)
-            if num_bytes > announced:
-                raise RefusedError("more bytes than Content-Length says", code="too_large", status=413)
-            await run_in_threadpool(_write, file, digest, piece)
+    async for piece in _pieces(request, patience, announced):
+        num_bytes += len(piece)
+        await run_in_threadpool(_write, file, digest, piece)
     if num_bytes < announced:
-        raise _truncated(num_bytes, announced)
-    await run_in_threadpool(sync_file, path)
-    return Upload(path, digest.hexdigest(), num_bytes)
+        raise RefusedError(f"{num_bytes} bytes came; Content-Length says {announced}", code="truncated")
+    await run_in_threadpool(os.fsync, file.fileno())
+    return digest.digest()
 
 
-async def _pieces(request: Request, idle_sec: float) -> AsyncIterator[bytes]:
-    """The body in pieces of about PIECE_BYTES. Raises RefusedError when it stops coming."""
-    piece = bytearray()
-    stream = aiter(request.stream())
-    while True:
+async def _pieces(request: Request, patience: Patience, announced: int) -> AsyncIterator[bytes]:
+    """The body in pieces of about PIECE_BYTES. Raises RefusedError when it stops coming, after what came."""
+    piece, stream, clock = bytearray(), aiter(request.stream()), asyncio.get_running_loop().time
+    ends_at = clock() + patience.total_sec(announced)
+    cut: RefusedError | None = None
+    while cut is None:
         try:
-            async with asyncio.timeout(idle_sec):
+            async with asyncio.timeout(min(patience.idle_sec, ends_at - clock())):
                 piece += await anext(stream)
         except StopAsyncIteration:
             break
         except TimeoutError:
-            raise RefusedError(
-                f"no byte of the body came for {idle_sec} s; send it again", code="timed_out", status=408
-            ) from None
+            cut = _timed_out(patience, ends_at <= clock())
         except ClientDisconnect:
-            raise RefusedError("the connection ended before the body", code="truncated") from None
+            cut = RefusedError("the connection ended before the body", code="truncated")
         if len(piece) >= PIECE_BYTES:
             yield bytes(piece)
             piece.clear()
     if piece:
         yield bytes(piece)
+    if cut is not None:
+        raise cut
+
+
+def _timed_out(patience: Patience, is_over: bool) -> RefusedError:
+    slow = f"the body came slower than {patience.min_bytes_per_sec:g} bytes a second"
+    words = slow if is_over else f"no byte of the body came for {patience.idle_sec:g} s"
+    return RefusedError(f"{words}; send it again, or go on with it", code="timed_out", status=408)
 
 
 def _write(file: BinaryIO, digest: "hashlib._Hash", piece: bytes) -> None:
     file.write(piece)
     digest.update(piece)
-
-
-def _truncated(num_bytes: int, announced: int) -> RefusedError:
-    return RefusedError(f"{num_bytes} bytes came; Content-Length says {announced}", code="truncated")
