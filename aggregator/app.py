@@ -2,6 +2,7 @@
 docs/protocol.md describes."""
 
 import contextlib
+import time
 from collections.abc import AsyncIterator
 
 import anyio
@@ -9,11 +10,14 @@ from fastapi import FastAPI
 from starlette.concurrency import run_in_threadpool
 
 from fedfer.aggregator import guards, refusals
-from fedfer.aggregator.api import devices, files, health, rounds, runs, updates, work
+from fedfer.aggregator.api import devices, files, health, rounds, runs, updates, uploads, work
 from fedfer.aggregator.config import ServerConfig
 from fedfer.aggregator.opening import running_service
+from fedfer.aggregator.partial_uploads import PartialLimits, PartialUploads
+from fedfer.aggregator.resumable import ResumableUploads
+from fedfer.aggregator.turns import Turns
 
-ROUTERS = (devices, work, files, updates, runs, rounds, health)
+ROUTERS = (devices, work, files, uploads, updates, runs, rounds, health)
 
 
 def create_app(config: ServerConfig) -> FastAPI:
@@ -30,6 +34,9 @@ def create_app(config: ServerConfig) -> FastAPI:
         except Exception as error:
             app.state.startup_error = error
             raise
+        root = app.state.service.store.blobs.root / "partial"
+        files = await run_in_threadpool(PartialUploads, root, PartialLimits(), time.time)
+        app.state.uploads = ResumableUploads(files, Turns())
         app.state.checks = anyio.CapacityLimiter(config.max_concurrent_checks)
         try:
             yield
@@ -47,10 +54,7 @@ def create_app(config: ServerConfig) -> FastAPI:
     app.state.startup_error = None
     app.state.keyring = config.keyring
 
-    def max_upload_bytes() -> int:
-        return max((run.max_upload_bytes for run in app.state.service.runs.values()), default=0)
-
-    guards.install(app, config.limits, max_upload_bytes)
+    guards.install(app, config.limits, lambda: app.state.service.max_upload_bytes)
     for module in ROUTERS:
         app.include_router(module.router)
     refusals.install(app)

@@ -11,6 +11,7 @@ one upload at a time only (`turns`).
 import shutil
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,22 +51,27 @@ class PartialUploads:
             return 0
 
     def prepare(self, device_id: str, sha256: str) -> Path:
-        """The file to write to, which need not exist; makes room for it by giving up others."""
+        """The file to write to, made if it is new; makes room for it by giving up others."""
         path = self.path(device_id, sha256)
         with self._lock:
             if not path.parent.is_dir():
                 path.parent.mkdir()
                 sync_directory(self._root)
+            path.touch()
             self._drop_oldest([p for p in path.parent.iterdir() if p != path], self._limits.per_device - 1)
             self._drop_oldest([p for p in self._root.glob("*/*") if p != path], self._limits.in_all - 1)
         return path
 
     def drop(self, device_id: str, sha256: str) -> None:
-        self.path(device_id, sha256).unlink(missing_ok=True)
+        path = self.path(device_id, sha256)
+        with self._lock, suppress(OSError):
+            path.unlink(missing_ok=True)
+            path.parent.rmdir()  # unless there are others in it
 
     def drop_device(self, device_id: str) -> None:
         """Gives up all of a device's."""
-        shutil.rmtree(self._root / device_id, ignore_errors=True)
+        with self._lock:
+            shutil.rmtree(self._root / device_id, ignore_errors=True)
 
     def drop_old(self) -> None:
         """Gives up those that nothing was added to for too long, and directories of devices without any."""

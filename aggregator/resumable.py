@@ -11,7 +11,7 @@ content's: nothing has to be created first, and no length has to be agreed on.
 
 import hashlib
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
 from pathlib import Path
 
 from starlette.concurrency import run_in_threadpool
@@ -37,6 +37,10 @@ class ResumableUploads:
     def is_busy(self, device_id: str, sha256: str) -> bool:
         return self._turns.is_busy(device_id, sha256)
 
+    def counted(self, device_id: str) -> AbstractContextManager[None]:
+        """Counts an upload that is not to be gone on with. Raises RefusedError."""
+        return self._turns.upload_of(device_id)
+
     async def offset(self, device_id: str, sha256: str) -> int:
         """How many bytes came; ends a request that is still bringing some, so that it stays true."""
         async with self._turns.newest(device_id, sha256):
@@ -52,14 +56,20 @@ class ResumableUploads:
         await run_in_threadpool(self._files.drop_device, device_id)
 
     async def append(
-        self, request: Request, device_id: str, sha256: str, max_bytes: int, patience: Patience
+        self,
+        request: Request,
+        device_id: str,
+        sha256: str,
+        given_offset: str | None,
+        max_bytes: int,
+        patience: Patience,
     ) -> int:
-        """Adds the body at the offset that the request names; how many bytes there are now, synced."""
+        """Adds the body at an offset, which must be where the upload got; how many bytes there are now,
+        synced."""
         announced = check_headers(request.headers, max_bytes)
-        given = request.headers.get("upload-offset")
         async with self._turns.newest(device_id, sha256) as turn:
             there = await run_in_threadpool(self._files.offset, device_id, sha256)
-            check_headers(request.headers, max_bytes - checked_offset(given, there))
+            check_headers(request.headers, max_bytes - checked_offset(given_offset, there))
             with _store_errors():
                 path = await run_in_threadpool(self._files.prepare, device_id, sha256)
                 with turn.interruptible(), await run_in_threadpool(path.open, "ab", 0) as file:

@@ -102,6 +102,11 @@ class Service:
 
     # Files
 
+    @property
+    def max_upload_bytes(self) -> int:
+        """Of the largest checkpoint that any run takes."""
+        return max((run.max_upload_bytes for run in self.runs.values()), default=0)
+
     def open_file(self, kind: str, name: str) -> Path:
         """A run's model or a version of one by its sha256. Raises RefusedError, StoreError."""
         if not any(True for _ in self._holders(kind, name)):

@@ -54,6 +54,12 @@ def check_headers(headers: Mapping[str, str], max_bytes: int) -> int:
     return int(length)
 
 
+def check_no_body(headers: Mapping[str, str]) -> None:
+    """Raises RefusedError (bad_request) for a request that hands in an upload and has a body besides."""
+    if headers.get("content-length", "0") != "0" or "transfer-encoding" in headers:
+        raise RefusedError("`upload` names a body that came before; expected none here", code="bad_request")
+
+
 def wanted_digest(headers: Mapping[str, str]) -> bytes | None:
     """The sha-256 in Content-Digest (RFC 9530), None without. Raises RefusedError (bad_digest)."""
     for member in headers.get("content-digest", "").split(","):
@@ -61,8 +67,9 @@ def wanted_digest(headers: Mapping[str, str]) -> bytes | None:
         if algorithm.lower() != "sha-256":
             continue
         try:
-            if len(value) > 2 and value[0] == value[-1] == ":":
-                return base64.b64decode(value[1:-1], validate=True)
+            digest = base64.b64decode(value.strip(":"), validate=True)
+            if len(digest) == hashlib.sha256().digest_size and value[0] == value[-1] == ":":
+                return digest
         except binascii.Error:
             pass
         raise RefusedError("expected Content-Digest: sha-256=:<base64>:", code="bad_digest")

@@ -8,8 +8,10 @@ from starlette.concurrency import run_in_threadpool
 from fedfer.aggregator import access, replies
 from fedfer.aggregator.device_store import Device
 from fedfer.aggregator.keys import bearer
+from fedfer.aggregator.resumable import ResumableUploads
 from fedfer.aggregator.runs import Run
 from fedfer.aggregator.service import Service
+from fedfer.aggregator.uploads import Patience
 
 MAX_ROUND = 2**31 - 1
 RoundNumber = Annotated[int, Path(ge=0, le=MAX_ROUND)]
@@ -39,6 +41,20 @@ async def device_of(request: Request, service: AnyService) -> Device:
 
 
 AnyDevice = Annotated[Device, Depends(device_of)]
+
+
+def uploads_of(request: Request) -> ResumableUploads:
+    uploads: ResumableUploads = request.app.state.uploads
+    return uploads
+
+
+AnyUploads = Annotated[ResumableUploads, Depends(uploads_of)]
+
+
+def patience_of(service: Service) -> Patience:
+    """How slow an upload to this server may be."""
+    config = service.config
+    return Patience(config.body_idle_sec, config.limits.min_upload_bytes_per_sec)
 
 
 AsAdmin = Depends(access.admin)

@@ -1,5 +1,7 @@
 """The call by which a device hands in its update."""
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Annotated
 
 import anyio
@@ -7,16 +9,25 @@ from fastapi import APIRouter, Query, Request
 from starlette.concurrency import run_in_threadpool
 
 from fedfer.aggregator import replies, uploads
-from fedfer.aggregator.api.dependencies import REFUSALS, AnyDevice, AnyRun, RoundNumber
+from fedfer.aggregator.api.dependencies import (
+    REFUSALS,
+    AnyDevice,
+    AnyRun,
+    AnyService,
+    AnyUploads,
+    RoundNumber,
+    patience_of,
+)
 from fedfer.aggregator.device_store import Device
+from fedfer.aggregator.resumable import ResumableUploads
 from fedfer.aggregator.rounds import Update, check_num_examples
 from fedfer.aggregator.runs import Report, Run, Upload
+from fedfer.aggregator.service import Service
 
 router = APIRouter(responses=REFUSALS)
 FiniteNumber = Annotated[float, Query(allow_inf_nan=False)]
 CHECKPOINT_BODY = {
     "requestBody": {
-        "required": True,
         "content": {uploads.CONTENT_TYPE: {"schema": {"type": "string", "format": "binary"}}},
     }
 }
@@ -25,6 +36,8 @@ CHECKPOINT_BODY = {
 @router.put("/v1/runs/{run}/rounds/{round}/update", openapi_extra=CHECKPOINT_BODY)
 async def put_update(
     request: Request,
+    service: AnyService,
+    resumable: AnyUploads,
     device: AnyDevice,
     run: AnyRun,
     round: RoundNumber,
@@ -33,21 +46,58 @@ async def put_update(
     loss: FiniteNumber,
     accuracy: Annotated[float, Query(ge=0, le=1)],
     train_sec: Annotated[float | None, Query(ge=0, allow_inf_nan=False)] = None,
+    upload: replies.Sha256 | None = None,
 ) -> replies.ReceiptReply:
-    """Takes a device's checkpoint; the receipt means that it is durable and counted."""
+    """Takes a device's checkpoint, the body or what came as `upload`; the receipt means that it is durable
+    and counted."""
     check_num_examples(num_examples)
     report = Report(base_weights, num_examples, loss, accuracy, train_sec)
     await run_in_threadpool(run.check_upload, device, round, base_weights)
-    path = run.blobs.temporary_path()
-    idle_sec = request.app.state.service.config.body_idle_sec
-    async with uploads.received(request, path, run.max_upload_bytes, idle_sec) as upload:
+    if upload is not None:
+        named = Upload(run.blobs.temporary_path(), upload, 0)
+        earlier = await run_in_threadpool(run.repeated, device, round, named)
+        if earlier is not None:
+            return _receipt(run, round, earlier)
+    async with _body(request, service, resumable, device, run, upload) as received:
         accepted = await anyio.to_thread.run_sync(
-            _check_and_accept, run, device, round, upload, report, limiter=request.app.state.checks
+            _check_and_accept, run, device, round, received, report, limiter=request.app.state.checks
         )
+    return _receipt(run, round, accepted)
+
+
+@asynccontextmanager
+async def _body(
+    request: Request,
+    service: Service,
+    resumable: ResumableUploads,
+    device: Device,
+    run: Run,
+    upload: str | None,
+) -> AsyncIterator[Upload]:
+    """The checkpoint: what came before as an upload, or the request's body, kept if it is cut off and says
+    its sha256. Raises RefusedError, StoreError."""
+    if upload is not None:
+        uploads.check_no_body(request.headers)
+        async with resumable.handed_in(device.id, upload) as received:
+            yield received
+        return
+    max_bytes, patience = run.max_upload_bytes, patience_of(service)
+    wanted = uploads.wanted_digest(request.headers)
+    if wanted is not None and not resumable.is_busy(device.id, wanted.hex()):
+        async with resumable.whole(request, device.id, wanted, max_bytes, patience) as received:
+            yield received
+        return
+    with resumable.counted(device.id):
+        path = run.blobs.temporary_path()
+        async with uploads.received(request, path, max_bytes, patience) as received:
+            yield received
+
+
+def _receipt(run: Run, number: int, accepted: Update) -> replies.ReceiptReply:
     return replies.ReceiptReply(
         update=accepted.sha256,
         run=run.name,
-        round=round,
+        round=number,
         num_examples=accepted.num_examples,
         received_bytes=accepted.received_bytes,
     )
