@@ -11,8 +11,8 @@ computed in float64 and rounded to float32, after which no strategy needs to kno
 """
 
 import math
-from collections.abc import Iterable, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +23,8 @@ from fedfer.aggregator.strategies.staleness import staleness_factor
 from fedfer.export.checkpoint import CheckedFile
 from fedfer.export.contract import Contract, WeightSpec
 from fedfer.model.errors import UsageError
+
+MAX_OPEN_UPDATES = 128  # a process may have 1024 files open, a stale update has two, connections have theirs
 
 
 @dataclass(frozen=True)
@@ -38,9 +40,9 @@ class WeightedFile:
     staleness: int = 0
 
     @property
-    def place(self) -> tuple[str, int, int, str]:
+    def place(self) -> tuple[int, str, int, str]:
         """Its place in the canonical order: what is equal in all of these is the same to every strategy."""
-        return self.sha256, self.num_examples, self.staleness, self.base.name if self.base else ""
+        return self.num_examples, self.sha256, self.staleness, self.base.name if self.base else ""
 
 
 def in_order(updates: Iterable[WeightedFile]) -> list[WeightedFile]:
@@ -60,19 +62,28 @@ def in_order(updates: Iterable[WeightedFile]) -> list[WeightedFile]:
     return ordered
 
 
-def open_parent(
-    parent: Path | None, ordered: Sequence[WeightedFile], contract: Contract, stack: ExitStack
-) -> CheckedFile | None:
-    """The parent's checkpoint if any update is stale. Raises UsageError without one, CheckpointError."""
-    if not any(update.staleness for update in ordered):
-        return None
-    if parent is None:
-        raise UsageError("stale updates cannot be read without the parent's checkpoint")
-    return stack.enter_context(CheckedFile(parent, contract))
+@contextmanager
+def opened(
+    parent: Path | None, ordered: Sequence[WeightedFile], contract: Contract
+) -> Iterator[list["UpdateReader"]]:
+    """Readers of all updates, in the given order. Raises CheckpointError, and UsageError for a stale update
+    without a parent."""
+    with ExitStack() as stack:
+        start = None
+        if any(update.staleness for update in ordered):
+            if parent is None:
+                raise UsageError("stale updates cannot be read without the parent's checkpoint")
+            start = stack.enter_context(CheckedFile(parent, contract))
+            start.open()
+        readers = [stack.enter_context(UpdateReader(update, start, contract)) for update in ordered]
+        if len(readers) <= MAX_OPEN_UPDATES:
+            for reader in readers:
+                reader.open()
+        yield readers
 
 
 class UpdateReader:
-    """One update, open. Use it as a context manager; `parent` stays the caller's."""
+    """One update, read from any thread. Use it as a context manager; `parent` stays the caller's."""
 
     def __init__(self, update: WeightedFile, parent: CheckedFile | None, contract: Contract) -> None:
         """Raises CheckpointError if a file is gone or no longer what was checked."""
@@ -81,6 +92,12 @@ class UpdateReader:
         self._base: CheckedFile | None = None
         if update.staleness and update.base is not None:
             self._base = CheckedFile(update.base, contract)
+
+    def open(self) -> None:
+        """Keeps its files open until the end of the `with`. Raises CheckpointError."""
+        self._file.open()
+        if self._base is not None:
+            self._base.open()
 
     def read_into(self, weight: WeightSpec, first: int, out: NDArray[np.float32]) -> None:
         """Fills `out` with the effective tensor's flat elements from `first` on. Raises CheckpointError."""
@@ -96,17 +113,13 @@ class UpdateReader:
             self._base.read_into(weight.name, first, base)
             out[:] = parent + factor * (sent - base)
 
-    def release(self) -> None:
-        """Holds no open file of its own until the next read."""
-        self._file.release()
-        if self._base is not None:
-            self._base.release()
-
     def __enter__(self) -> "UpdateReader":
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self.release()
+        self._file.__exit__(*exception)
+        if self._base is not None:
+            self._base.__exit__(*exception)
 
 
 def flat_size(weight: WeightSpec) -> int:

@@ -8,10 +8,10 @@ weights have equal names. No pickle anywhere; whatever is read is checked agains
 import hashlib
 import json
 import math
+import os
 import struct
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from io import FileIO
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +77,7 @@ def check_file(path: Path, contract: Contract) -> None:
     Raises CheckpointError.
     """
     with _opened(path, contract), CheckedFile(path, contract) as file:
+        file.open()
         block = np.empty(CHECK_ELEMENTS, np.float32)
         for weight in contract.weights:
             num_elements = math.prod(weight.shape)
@@ -122,10 +123,10 @@ def check_header(path: Path, contract: Contract) -> None:
 
 
 class CheckedFile:
-    """A checkpoint file that `checked_tensors` passed before, read again a block at a time.
+    """A checkpoint file that `checked_tensors` passed before, read again a block at a time, from any thread.
 
-    Holds one open file and where each tensor starts; use it as a context manager. After `release` it holds
-    no open file until the next read: thousands of updates are more than a process may have open.
+    Knows where each tensor starts; every read opens the file for itself unless `open` keeps it open. (A round
+    may have more updates than a process may have open files.) Use it as a context manager.
     """
 
     def __init__(self, path: Path, contract: Contract) -> None:
@@ -136,30 +137,40 @@ class CheckedFile:
             raise CheckpointError(f"{path.name} has other tensors than the model", code="wrong_names")
         self._starts = {w.name: data_start + _offsets(header[w.name])[0] for w in contract.weights}
         self._path = path
-        self._file: FileIO | None = None
+        self._descriptor: int | None = None
+
+    def open(self) -> None:
+        """Keeps the file open until the end of the `with`. Raises CheckpointError."""
+        if self._descriptor is None:
+            try:
+                self._descriptor = os.open(self._path, os.O_RDONLY)
+            except OSError as error:
+                raise self._unreadable(error) from None
 
     def read_into(self, name: str, first: int, out: NDArray[np.float32]) -> None:
         """Fills `out` with the tensor's flat elements from `first` on. Raises CheckpointError."""
+        offset = self._starts[name] + first * out.itemsize
         try:
-            if self._file is None:
-                self._file = FileIO(self._path)
-            self._file.seek(self._starts[name] + first * out.itemsize)
-            num_bytes = self._file.readinto(out.data.cast("B"))
+            if self._descriptor is not None:
+                num_bytes = os.preadv(self._descriptor, [out.data], offset)
+            else:
+                with self._path.open("rb", buffering=0) as file:
+                    num_bytes = os.preadv(file.fileno(), [out.data], offset)
         except OSError as error:
-            raise CheckpointError(f"cannot read {self._path.name}: {error.strerror}") from None
+            raise self._unreadable(error) from None
         if num_bytes != out.nbytes:
             raise CheckpointError(f"{self._path.name} ends inside {name}", code="truncated")
 
-    def release(self) -> None:
-        if self._file is not None:
-            self._file.close()
-            self._file = None
+    def _unreadable(self, error: OSError) -> CheckpointError:
+        return CheckpointError(f"cannot read {self._path.name}: {error.strerror}")
 
     def __enter__(self) -> "CheckedFile":
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self.release()
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
 
 
 def _read_header(path: Path, max_bytes: int) -> tuple[dict[str, Any], int]:

@@ -8,6 +8,7 @@ from average_helpers import SMALL, constant_weights, random_weights, write_check
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fedfer.aggregator import update_reader
 from fedfer.aggregator.strategies import blocks
 from fedfer.aggregator.strategies.krum import MultiKrum, krum_scores, squared_distances
 from fedfer.aggregator.strategies.registry import make_strategy
@@ -77,7 +78,7 @@ def test_median_is_numpys(
     sent = [random_weights(seed + i) for i in range(n)]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(blocks, "MAX_ROWS_BYTES", block_bytes)
-        patch.setattr(blocks, "MAX_OPEN_FILES", 4)
+        patch.setattr(update_reader, "MAX_OPEN_UPDATES", 4)
         after = result(tmp_path_factory.mktemp("u"), {"name": "coordinate_median"}, sent)
     for name, tensor in after.items():
         expected = np.median(np.stack([w[name] for w in sent]).astype(np.float64), axis=0)

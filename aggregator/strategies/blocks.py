@@ -4,20 +4,18 @@ The block shrinks as the number of updates grows, so that a round's memory does 
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fedfer.aggregator.update_reader import UpdateReader, WeightedFile, flat_size
+from fedfer.aggregator.update_reader import WeightedFile, flat_size, opened
 from fedfer.export.checkpoint import CheckedFile, Weights
 from fedfer.export.contract import Contract, Role, WeightSpec
 
 MAX_ROWS_BYTES = 8 << 20  # of float32 rows; rules make two or three copies, also in float64
 MAX_BLOCK_ELEMENTS = 1 << 16
-MAX_OPEN_FILES = 256  # with more updates each is opened for every block; a process may have 1024 open
 
 
 @dataclass(frozen=True)
@@ -44,25 +42,18 @@ def blocks(
     """
     elements = max(1, min(MAX_BLOCK_ELEMENTS, MAX_ROWS_BYTES // (4 * len(ordered))))
     memory, start = np.empty(len(ordered) * elements, np.float32), np.empty(elements, np.float32)
-    with ExitStack() as stack:
-        opened = stack.enter_context(CheckedFile(parent, contract))
-        readers = [stack.enter_context(UpdateReader(update, opened, contract)) for update in ordered]
+    with CheckedFile(parent, contract) as origin, opened(parent, ordered, contract) as readers:
+        origin.open()
         for weight in contract.weights:
             if weight.role not in roles:
                 continue
             for first in range(0, flat_size(weight), elements):
                 size = min(elements, flat_size(weight) - first)
                 rows = memory[: len(ordered) * size].reshape(len(ordered), size)
-                opened.read_into(weight.name, first, start[:size])
-                _fill(rows, readers, weight, first)
+                origin.read_into(weight.name, first, start[:size])
+                for row, reader in zip(rows, readers, strict=True):
+                    reader.read_into(weight, first, row)
                 yield Block(weight, first, start[:size], rows)
-
-
-def _fill(rows: NDArray[np.float32], readers: Sequence[UpdateReader], weight: WeightSpec, first: int) -> None:
-    for row, reader in zip(rows, readers, strict=True):
-        reader.read_into(weight, first, row)
-        if len(readers) > MAX_OPEN_FILES:
-            reader.release()
 
 
 def reduced(

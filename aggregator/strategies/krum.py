@@ -19,7 +19,7 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from fedfer.aggregator.average import mean_tensors
+from fedfer.aggregator.average import weighted_mean
 from fedfer.aggregator.strategies.base import Aggregate, require, require_updates
 from fedfer.aggregator.strategies.blocks import blocks, mean_of_middle, reduced
 from fedfer.aggregator.update_reader import WeightedFile, in_order
@@ -58,11 +58,7 @@ class Krum:
         distances = squared_distances(parent, ordered, contract)
         best = np.argsort(krum_scores(distances, self.num_byzantine), kind="stable")
         kept = [replace(ordered[i], num_examples=1) for i in sorted(best[: self.num_kept(len(ordered))])]
-        weights = {
-            weight.name: mean.astype(np.float32)
-            for weight, mean in mean_tensors(kept, contract, parent)
-            if weight.role == "trainable"
-        }
+        weights = weighted_mean(kept, contract, parent)
         statistics = reduced(
             parent,
             ordered,
@@ -70,7 +66,7 @@ class Krum:
             ("statistic",),
             lambda block: mean_of_middle(block.rows, self.num_byzantine),
         )
-        return Aggregate({w.name: (weights | statistics)[w.name] for w in contract.weights})
+        return Aggregate(weights | statistics)
 
 
 @dataclass(frozen=True)

@@ -56,7 +56,7 @@ class ServerOptimizer:
         before = load_moments(state, self.name, self.moments, contract)
         weights: Weights = {}
         after: Weights = {}
-        means = mean_tensors(in_order(updates), contract, parent)
+        means = mean_tensors(in_order(updates), contract, parent, np.float64)
         for (weight, mean), (_, start) in zip(means, checked_tensors(parent, contract), strict=True):
             if weight.role == "statistic":
                 weights[weight.name] = mean.astype(np.float32)
