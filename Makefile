@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 DEMO ?=
 
-.PHONY: demo test test-all check lock clean
+.PHONY: demo test test-all test-postgres check lock clean
 
 demo: .venv/.ready
 	$(BIN)/fedfer demo --output demo-out $(DEMO)
@@ -13,6 +13,11 @@ test: check
 
 test-all: check
 	$(BIN)/python -m pytest
+
+# The tests that run a server, on PostgreSQL instead of SQLite; skipped where there is none.
+test-postgres: .venv/.ready
+	FEDFER_TEST_DATABASE=postgresql $(BIN)/python -m pytest -m "not slow" tests/test_store.py \
+	  $$(grep -l "^from server_helpers" tests/test_*.py)
 
 check: .venv/.ready
 	$(BIN)/ruff check .

@@ -113,7 +113,7 @@ class Closer:
                     u.sha256,
                     u.num_examples,
                     u.device_id,
-                    run.blobs.update_path(run.name, round_.number, u.sha256),
+                    run.blobs.present(run.blobs.update_path(run.name, round_.number, u.sha256)),
                 )
                 for u in round_.updates.values()
             ),
@@ -130,7 +130,8 @@ class Closer:
     def _measured(self, weights: str) -> Result:
         """The result with its holdout measures; without them if evaluation fails twice, which is logged."""
         run = self._run
-        model, version = run.blobs.model_path(run.model), run.blobs.version_path(weights)
+        model = run.blobs.present(run.blobs.model_path(run.model))
+        version = run.blobs.present(run.blobs.version_path(weights))
         measures: Measures | None = None
         for _ in range(EVALUATION_TRIES):
             try:

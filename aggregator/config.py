@@ -22,6 +22,7 @@ from fedfer.model.errors import UsageError
 
 MAX_CLIENTS = 10_000  # the record of a larger round would be more than devices read of one answer (4 MiB)
 MAX_LEARNING_RATE = 1e6  # what devices take
+DATABASE_URL = "postgresql+psycopg://USER:PASSWORD@HOST/DATABASE"
 DEFAULT_RUN = "default"
 RUN_NAME = r"^[a-z0-9][a-z0-9_-]{0,39}$"  # also the name of a directory
 
@@ -111,12 +112,14 @@ class RunConfig:
 @dataclass(frozen=True)
 class ServerConfig:
     """Everything `create_app` needs. `runs` are opened at start, beside those that `data_dir` holds;
-    `database_url` None means SQLite in `data_dir`."""
+    `database_url` None means SQLite in `data_dir`, `weights_url` None that all files are there alone."""
 
     data_dir: Path
     runs: tuple[RunConfig, ...] = ()
     runtime: str = "auto"
     database_url: str | None = None
+    weights_url: str | None = None
+    cache_bytes: float = 10e9  # of models and versions in `data_dir` when the bucket has them all
     retry_after_sec: float = 0.5  # what a device is told to wait before it asks for work again
     body_idle_sec: float = 60.0  # an upload that sends nothing for so long is given up
     max_devices: int = 100_000
@@ -127,5 +130,7 @@ class ServerConfig:
 
     def __post_init__(self) -> None:
         """Raises UsageError."""
+        scheme = (self.database_url or DATABASE_URL).partition("://")[0]
+        _require(scheme == DATABASE_URL.partition("://")[0], "database-url", scheme, DATABASE_URL)
         names = [run.name for run in self.runs]
         _require(len(set(names)) == len(names), "the list of runs", names, "each name once")

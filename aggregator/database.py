@@ -4,17 +4,21 @@ A transaction that `write` opened is durable when its block is left. May be used
 """
 
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from sqlalchemy import Connection, Engine, create_engine, event, insert, select
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
-from fedfer.aggregator import tables
-from fedfer.model.errors import StoreError
+from fedfer.aggregator.config import DATABASE_URL
+from fedfer.aggregator.schema import bring_up_to_date
+from fedfer.model.errors import StoreError, UsageError
 
 BUSY_TIMEOUT_MS = 10_000
+SERVER_KEY = 0x66656465  # "fede": PostgreSQL's advisory lock of the one server that uses the database
+HOLD_PATIENCE_SEC = 5.0
 
 
 class Database:
@@ -25,10 +29,12 @@ class Database:
         self._writer = threading.Lock()  # SQLite has one writer; waiting here is fair, its own waiting is not
         with store_errors("open the database"):
             self._engine = _engine(url)
-            tables.metadata.create_all(self._engine)
-        self._check_schema()
+            bring_up_to_date(self._engine)
+            self._hold = _hold(self._engine)
 
     def close(self) -> None:
+        if self._hold is not None:
+            self._hold.close()
         self._engine.dispose()
 
     @contextmanager
@@ -43,17 +49,14 @@ class Database:
         with store_errors(doing), self._engine.connect() as connection:
             yield connection
 
-    def _check_schema(self) -> None:
-        table = tables.meta
-        with self.write("note the schema") as connection:
-            stored = connection.execute(select(table.c.value).where(table.c.key == "schema")).scalar()
-            if stored is None:
-                connection.execute(insert(table).values(key="schema", value=tables.SCHEMA_VERSION))
-            elif stored != tables.SCHEMA_VERSION:
-                raise StoreError(
-                    f"the database has schema {stored}; expected {tables.SCHEMA_VERSION}: "
-                    "use the fedfer that made it, or another data directory"
-                )
+    def probe(self) -> None:
+        """Whether it can be written, by a write that changes nothing; whether this server still has it to
+        itself. Raises StoreError."""
+        with self.write("write to the database") as connection:
+            connection.exec_driver_sql("UPDATE alembic_version SET version_num = version_num")
+        if self._hold is not None:
+            with self._writer, store_errors("keep the database to itself"):
+                self._hold.exec_driver_sql("SELECT 1")
 
 
 @contextmanager
@@ -67,7 +70,11 @@ def store_errors(doing: str) -> Iterator[None]:
 
 
 def _engine(url: str) -> Engine:
-    engine = create_engine(url, pool_size=16, max_overflow=48)
+    try:
+        # Checked before use: a connection that a restart of PostgreSQL has closed is replaced.
+        engine = create_engine(url, pool_size=16, max_overflow=48, pool_pre_ping=True)
+    except (ArgumentError, ImportError) as error:
+        raise UsageError(f"database-url cannot be used ({error}); expected {DATABASE_URL}") from None
     if engine.dialect.name == "sqlite":
         event.listen(engine, "connect", _set_pragmas)
         with engine.connect() as connection:
@@ -75,6 +82,21 @@ def _engine(url: str) -> Engine:
         if health != "ok":
             raise StoreError(f"the database {engine.url.database} is damaged: {health}; restore a copy of it")
     return engine
+
+
+def _hold(engine: Engine) -> Connection | None:
+    """A connection that has PostgreSQL's database to itself for as long as it is open; SQLite's lies in a
+    data directory that is locked. Raises StoreError if another server has it."""
+    if engine.dialect.name == "sqlite":
+        return None
+    connection = engine.connect().execution_options(isolation_level="AUTOCOMMIT")
+    deadline = time.monotonic() + HOLD_PATIENCE_SEC
+    while not connection.exec_driver_sql(f"SELECT pg_try_advisory_lock({SERVER_KEY})").scalar_one():
+        if time.monotonic() > deadline:
+            connection.close()
+            raise StoreError("another server is using the database; stop it or take another database")
+        time.sleep(0.1)  # a server that was killed may hold it until PostgreSQL has noticed
+    return connection
 
 
 def _set_pragmas(connection: Any, _record: object) -> None:

@@ -80,7 +80,7 @@ def steady_clock() -> Clock:
 
 def _open_store(config: ServerConfig) -> Store:
     try:
-        blobs = Blobs(config.data_dir)
+        blobs = _open_blobs(config)
     except OSError as error:
         raise StoreError(f"cannot use {config.data_dir}: {error.strerror}") from None
     try:
@@ -88,6 +88,15 @@ def _open_store(config: ServerConfig) -> Store:
     except BaseException:
         blobs.close()
         raise
+
+
+def _open_blobs(config: ServerConfig) -> Blobs:
+    if config.weights_url is None:
+        return Blobs(config.data_dir)
+    from fedfer.aggregator.bucket import Bucket, parse_url
+    from fedfer.aggregator.mirrored_blobs import MirroredBlobs
+
+    return MirroredBlobs(config.data_dir, Bucket(parse_url(config.weights_url)), config.cache_bytes)
 
 
 @contextmanager

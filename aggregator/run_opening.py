@@ -52,7 +52,7 @@ def keep_model(model: bytes, contract: Contract, store: Store, now: float) -> st
 
 def load_run_model(blobs: Blobs, sha256: str) -> Contract:
     """The contract of a stored model. Raises StoreError if its file is gone or damaged."""
-    path = blobs.model_path(sha256)
+    path = blobs.present(blobs.model_path(sha256))
     if not path.is_file() or digest_of(path.read_bytes()) != sha256:
         raise _damaged(path)
     return read_contract(path)
@@ -60,12 +60,12 @@ def load_run_model(blobs: Blobs, sha256: str) -> Contract:
 
 def check_files(run: Run) -> None:
     """Raises StoreError if a file that the next steps need is gone or damaged."""
-    version = run.blobs.version_path(run.newest_weights)
+    version = run.blobs.present(run.blobs.version_path(run.newest_weights))
     if not version.is_file() or digest_of(version.read_bytes()) != run.newest_weights:
         raise _damaged(version)
     if run.round_.phase != "done" and not run.is_over:
         for update in run.round_.updates.values():
-            path = run.blobs.update_path(run.name, run.round_.number, update.sha256)
+            path = run.blobs.present(run.blobs.update_path(run.name, run.round_.number, update.sha256))
             if not path.is_file() or path.stat().st_size != update.received_bytes:
                 raise _damaged(path)
 

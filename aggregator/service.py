@@ -112,7 +112,7 @@ class Service:
         if not any(True for _ in self._holders(kind, name)):
             raise RefusedError(f"no {kind} {name} here", code=f"unknown_{kind}", status=404)
         blobs = self.store.blobs
-        return blobs.model_path(name) if kind == "model" else blobs.version_path(name)
+        return blobs.present(blobs.model_path(name) if kind == "model" else blobs.version_path(name))
 
     def count_download(self, kind: str, name: str, num_bytes: int) -> None:
         """Adds to bytes_down of the open round of the first run that serves the file. Raises StoreError."""

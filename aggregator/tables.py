@@ -1,6 +1,5 @@
 """The aggregator's database tables, in SQL that SQLite and PostgreSQL share.
 
-meta      key, value: the schema's version
 devices   who enrolled; of a token only its sha256
 models    every `.tflite` that runs may use
 runs      a model, settings (JSON) and a state each
@@ -23,15 +22,7 @@ from sqlalchemy import (
     Text,
 )
 
-SCHEMA_VERSION = "2"
 metadata = MetaData()
-
-meta = Table(
-    "meta",
-    metadata,
-    Column("key", String(64), primary_key=True),
-    Column("value", String(256), nullable=False),
-)
 
 devices = Table(
     "devices",

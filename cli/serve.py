@@ -14,7 +14,15 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from fedfer.aggregator.config import HoldoutSource, RoundSettings, RunConfig, RunSettings, ServerConfig
+from fedfer.aggregator import logs
+from fedfer.aggregator.config import (
+    DATABASE_URL,
+    HoldoutSource,
+    RoundSettings,
+    RunConfig,
+    RunSettings,
+    ServerConfig,
+)
 from fedfer.cli import serve_access
 from fedfer.cli.settings import (
     Option,
@@ -56,6 +64,15 @@ def declare(parser: argparse.ArgumentParser) -> tuple[Option, ...]:
     add("--config", type=Path, metavar="FILE", help="TOML file with any of these options, without the dashes")
     add("--show-config", action="store_true", help="print every setting and where it came from, then exit")
     add("--data-dir", type=Path, help="directory for state and weights; made if missing; has to be given")
+    add("--database-url", metavar="URL", help=f"{DATABASE_URL}; SQLite in the data directory if not given")
+    add(
+        "--weights-url",
+        metavar="URL",
+        help="s3://BUCKET/PREFIX?endpoint=URL: weights go there, not only here",
+    )
+    add(
+        "--cache-bytes", type=float, default=ServerConfig.cache_bytes, help="kept here of what the bucket has"
+    )
     add("--weights", type=Path, help="initial weights (.safetensors) instead of those in the model file")
     add("--host", default="127.0.0.1", help="address to listen on")
     add("--port", type=int, default=8750, help="TCP port; 0 takes any free one")
@@ -81,6 +98,12 @@ def declare(parser: argparse.ArgumentParser) -> tuple[Option, ...]:
         help="what runs the .tflite; auto takes the first that is installed",
     )
     add("--keep-updates", action="store_true", help="keep the updates' files after their round")
+    add(
+        "--log-format",
+        choices=logs.LOG_FORMATS,
+        default="text",
+        help="lines for people, or JSON for programs",
+    )
     serve_access.add_arguments(parser)
     return mark_defaults(parser, required=("data_dir",))
 
@@ -109,7 +132,8 @@ def run(args: argparse.Namespace) -> int:
     served = ", ".join(dict.fromkeys(map(digest_of, models))) or "what its directory holds"
     listener = listen(args.host, args.port)
     address, port = listener.getsockname()[:2]
-    _set_up_logging()
+    logs.set_up(args.log_format, sys.stderr)
+    logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)  # what fails at start is one line of ours
     where = url(address, port, "https" if access.tls else "http")
     serve(config, listener, f"serving {served} on {where}", access.tls)
     return 0
@@ -163,6 +187,9 @@ def config_of(args: argparse.Namespace) -> ServerConfig:
         data_dir=args.data_dir,
         runs=tuple(runs),
         runtime=args.runtime,
+        database_url=args.database_url,
+        weights_url=args.weights_url,
+        cache_bytes=args.cache_bytes,
     )
 
 
@@ -212,12 +239,3 @@ def url(host: str, port: int, scheme: str = "http") -> str:
 
 def _warn(text: str) -> None:
     print(f"fedfer serve: {text}", file=sys.stderr)
-
-
-def _set_up_logging() -> None:
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    logger = logging.getLogger("fedfer")
-    logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
-    logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)  # what fails at start is one line of ours

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fedfer.aggregator.logs import masked
 from fedfer.model.errors import UsageError
 
 PREFIX = "FEDFER_"
@@ -29,7 +30,6 @@ TOML_TYPES: dict[object, tuple[tuple[type, ...], str]] = {
     int: ((int,), "a whole number"),
     float: ((int, float), "a number"),
 }
-PASSWORD = re.compile(r"(?<=//)([^/:@]*):([^/@]*)@")
 SOURCE_DEFAULT = "default"
 
 
@@ -172,11 +172,6 @@ def _toml(value: object) -> str:
             return f"[{', '.join(_toml(each) for each in value)}]"
     text = masked(str(value)).replace("\\", "\\\\").replace('"', '\\"')
     return '"' + re.sub(r"[\x00-\x1f\x7f]", lambda found: f"\\u{ord(found[0]):04x}", text) + '"'
-
-
-def masked(text: str) -> str:
-    """The text with the password of a URL, if there is one, as ***."""
-    return PASSWORD.sub(r"\1:***@", text)
 
 
 def _from_file(path: Path, options: tuple[Option, ...]) -> Iterable[tuple[Option, object, str]]:

@@ -1,16 +1,25 @@
 """Fixtures that many tests share. pytest's own process loads neither TensorFlow nor an interpreter."""
 
+import os
 from pathlib import Path
 
 import pytest
 from exported import export_tiny
 from hypothesis import settings
+from postgres import DATABASE_VARIABLE, missing
 
 from fedfer.export.isolation import call_isolated
 
 # Other processes share the machine: how long one example takes says nothing.
 settings.register_profile("fedfer", deadline=None)
 settings.load_profile("fedfer")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """In a run on PostgreSQL without one, nothing can be tested: skipped, with the reason."""
+    if os.environ.get(DATABASE_VARIABLE) == "postgresql" and missing():
+        for item in items:
+            item.add_marker(pytest.mark.skip(reason=str(missing())))
 
 
 @pytest.fixture(scope="session")

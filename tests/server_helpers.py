@@ -1,6 +1,7 @@
 """Starting `fedfer serve` as a process of its own on a free port, and speaking the protocol to it."""
 
 import hashlib
+import socket
 import subprocess
 import sys
 import time
@@ -12,6 +13,7 @@ from typing import Any
 
 import httpx
 import numpy as np
+from postgres import database_url
 
 from fedfer.export.checkpoint import Weights, checkpoint_bytes
 from fedfer.export.contract import Contract
@@ -54,7 +56,7 @@ class Server:
 
 def start(model: Path, data_dir: Path, *options: str, port: int = 0) -> Server:
     """Returns once the server accepts connections. Its log is beside `data_dir`."""
-    command = [*SERVE, str(model), "--data-dir", str(data_dir), "--port", str(port)]
+    command = [*SERVE, str(model), "--data-dir", str(data_dir), "--port", str(port), *database(data_dir)]
     log = data_dir.with_suffix(".log")
     with log.open("a") as errors:
         process = subprocess.Popen([*command, *options], stdout=subprocess.PIPE, stderr=errors, text=True)
@@ -66,6 +68,12 @@ def start(model: Path, data_dir: Path, *options: str, port: int = 0) -> Server:
         raise AssertionError(f"the server did not start: {line!r} {server.lines}")
     server.url = line.split(" on ")[1].strip()
     return server
+
+
+def database(data_dir: Path) -> list[str]:
+    """The option for the database that this test run uses."""
+    url = database_url(data_dir)
+    return [] if url is None else ["--database-url", url]
 
 
 @contextmanager
@@ -164,3 +172,11 @@ def wait_for(condition: Callable[[], bool]) -> None:
     while not condition():
         assert time.monotonic() < deadline, f"did not happen within {START_SEC} s"
         time.sleep(0.02)
+
+
+def free_port() -> int:
+    """A TCP port of 127.0.0.1 that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
+EXTRAS = {"export", "serve", "postgres", "s3", "devices", "plot", "ray", "all"}
 PACKAGES = ("model", "export", "aggregator", "android_stub", "cli")
 VERSION = version("fedfer")
 DIST_INFO = f"fedfer-{VERSION}.dist-info"
@@ -81,7 +82,7 @@ def test_wheel_metadata(wheel: Path) -> None:
     assert (metadata["Name"], metadata["Version"]) == ("fedfer", VERSION)
     assert (metadata["License-Expression"], metadata["Requires-Python"]) == ("Apache-2.0", ">=3.11")
     assert metadata.get_all("License-File") == ["LICENSE"]
-    assert set(metadata.get_all("Provides-Extra", [])) == {"export", "serve", "devices", "plot", "all"}
+    assert set(metadata.get_all("Provides-Extra", [])) == EXTRAS
     required = [line for line in metadata.get_all("Requires-Dist", []) if "extra ==" not in line]
     assert not any(line.startswith(("tensorflow", "fastapi", "httpx", "matplotlib")) for line in required)
     with zipfile.ZipFile(wheel) as archive:

@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from server_helpers import SERVE
 
+from fedfer.aggregator.logs import masked
 from fedfer.cli import serve
-from fedfer.cli.settings import Setting, describe, mark_defaults, masked, settle, values_of
+from fedfer.cli.settings import Setting, describe, mark_defaults, settle, values_of
 from fedfer.model.errors import UsageError
 
 

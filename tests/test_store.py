@@ -3,6 +3,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from postgres import database_url
 
 from fedfer.aggregator.blobs import Blobs
 from fedfer.aggregator.config import RoundSettings
@@ -19,7 +20,12 @@ SETTINGS = RoundSettings(num_clients=2, min_clients=1, deadline_sec=30, learning
 
 
 def opened(data_dir: Path) -> Store:
-    return Store(Blobs(data_dir))
+    blobs = Blobs(data_dir)
+    try:
+        return Store(blobs, database_url(data_dir))
+    except BaseException:
+        blobs.close()
+        raise
 
 
 def with_round(data_dir: Path) -> tuple[Store, Round]:
@@ -123,17 +129,6 @@ def test_one_server_a_directory(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="another server is using"):
         opened(tmp_path)
     reopened(store).close()
-
-
-def test_another_schema(tmp_path: Path) -> None:
-    opened(tmp_path).close()
-    other = sqlite3.connect(tmp_path / "fedfer.db", isolation_level=None)
-    other.execute("UPDATE meta SET value = '99' WHERE key = 'schema'")
-    other.close()
-    blobs = Blobs(tmp_path)
-    with pytest.raises(StoreError, match="has schema 99; expected"):
-        Store(blobs)
-    blobs.close()
 
 
 def test_runs(tmp_path: Path) -> None:

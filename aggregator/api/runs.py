@@ -37,7 +37,9 @@ def add_run(body: replies.NewRun, service: AnyService) -> replies.RunReply:
         settings = parse_settings(body.settings)
         if settings.holdout is not None and settings.holdout.source != "drawn":
             raise UsageError("holdout.source has to be `drawn` here; name files in the server's run files")
-        config = RunConfig(store.blobs.model_path(body.model), body.name, initial, settings)
+        config = RunConfig(
+            store.blobs.present(store.blobs.model_path(body.model)), body.name, initial, settings
+        )
     except UsageError as error:
         raise RefusedError(str(error), code="bad_settings") from None
     return replies.run_reply(service.add_run(config))

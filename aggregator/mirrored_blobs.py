@@ -1,0 +1,88 @@
+"""Files in a bucket, with the data directory as their cache and as the place where they are made.
+
+`keep` returns when the bucket has the file; `present` brings a file that only the bucket has. So a receipt,
+and a round's commit, stand on the bucket alone: a server on another machine, with an empty data directory and
+the same database, goes on.
+"""
+
+import contextlib
+import os
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from fedfer.aggregator.blobs import Blobs
+from fedfer.aggregator.bucket import Bucket
+
+IN_USE_SEC = 300.0  # a file that was asked for so recently may be being read
+UPDATES = "updates"
+
+
+class MirroredBlobs(Blobs):
+    """As `Blobs`, where every file is in the bucket too. Raises StoreError besides OSError."""
+
+    def __init__(
+        self,
+        root: Path,
+        bucket: Bucket,
+        max_cache_bytes: float,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """`max_cache_bytes`: models and versions beyond it leave the directory, the longest unused first."""
+        super().__init__(root)
+        self.bucket, self._max_cache_bytes, self._clock = bucket, max_cache_bytes, clock
+        self._fetching = threading.Lock()
+
+    def keep(self, temporary: Path, place: Path) -> None:
+        self.bucket.put(self._key(place), temporary)
+        super().keep(temporary, place)
+        self._shrink(place)
+
+    def present(self, place: Path) -> Path:
+        if not place.is_file():
+            with self._fetching:  # the first of several that ask at once fetches for all
+                if not place.is_file():
+                    self._fetch(place)
+        with contextlib.suppress(OSError):
+            os.utime(place, (self._clock(), self._clock()))
+        return place
+
+    def drop_updates(self, run: str, round_number: int) -> None:
+        super().drop_updates(run, round_number)
+        self.bucket.delete(self.bucket.keys(f"{UPDATES}/{run}/{round_number}/"))
+
+    def drop_updates_before(self, run: str, round_number: int) -> None:
+        super().drop_updates_before(run, round_number)
+        keys = self.bucket.keys(f"{UPDATES}/{run}/")
+        self.bucket.delete([key for key in keys if _round_of(key) < round_number])
+
+    def _fetch(self, place: Path) -> None:
+        temporary = self.temporary_path()
+        try:
+            self.bucket.fetch(self._key(place), temporary, sha256=place.stem)
+            super().keep(temporary, place)
+        finally:
+            temporary.unlink(missing_ok=True)
+        self._shrink(place)
+
+    def _key(self, place: Path) -> str:
+        return place.relative_to(self.root).as_posix()
+
+    def _shrink(self, keeping: Path) -> None:
+        """Deletes what the bucket has and nobody has asked for lately, while the directory holds too much."""
+        files = [path for name in ("models", "versions") for path in (self.root / name).iterdir()]
+        used = sorted((path.stat().st_mtime, path.stat().st_size, path) for path in files)
+        excess = sum(size for _, size, _ in used) - self._max_cache_bytes
+        for last_used, size, path in used:
+            if excess <= 0 or last_used > self._clock() - IN_USE_SEC:
+                return
+            if path != keeping:
+                path.unlink(missing_ok=True)
+                excess -= size
+
+
+def _round_of(key: str) -> int:
+    """The round's number in the key of an update."""
+    number = key.split("/")[2]
+    return int(number) if number.isdigit() else 0

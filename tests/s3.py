@@ -1,0 +1,87 @@
+"""An S3 server for tests: moto's, as a process of its own behind HTTP on a free port."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import httpx
+import obstore
+from obstore.store import S3Store
+
+if TYPE_CHECKING:
+    from obstore.store import ClientConfig
+
+CODE = """
+import signal
+from moto.server import ThreadedMotoServer
+server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+server.start()
+print(server.get_host_and_port()[1], flush=True)
+signal.pause()
+"""
+# What moto takes as credentials: anything.
+CREDENTIALS = {"AWS_ACCESS_KEY_ID": "test-id", "AWS_SECRET_ACCESS_KEY": "test-secret"}
+BUCKET = "weights"
+
+
+@dataclass
+class S3Server:
+    """A running server."""
+
+    endpoint: str
+
+    def url(self, prefix: str) -> str:
+        return f"s3://{BUCKET}/{prefix}?endpoint={self.endpoint}"
+
+    @property
+    def store(self) -> S3Store:
+        options: ClientConfig = {"allow_http": True}
+        return S3Store(
+            BUCKET,
+            endpoint=self.endpoint,
+            client_options=options,
+            access_key_id=CREDENTIALS["AWS_ACCESS_KEY_ID"],
+            secret_access_key=CREDENTIALS["AWS_SECRET_ACCESS_KEY"],
+        )
+
+    def make_bucket(self) -> None:
+        assert httpx.put(f"{self.endpoint}/{BUCKET}", trust_env=False).status_code == 200
+
+    def delete_bucket(self) -> None:
+        """Gone with all that is in it: what is put or read afterwards fails."""
+        keys = [entry["path"] for page in obstore.list(self.store) for entry in page]
+        obstore.delete(self.store, keys)
+        assert httpx.delete(f"{self.endpoint}/{BUCKET}", trust_env=False).status_code == 204
+
+    def listed(self, prefix: str) -> list[str]:
+        """The keys that begin with it, in order."""
+        found = (entry["path"] for page in obstore.list(self.store) for entry in page)
+        return sorted(key for key in found if key.startswith(prefix))
+
+    def read(self, key: str) -> bytes:
+        return bytes(obstore.get(self.store, key).bytes())
+
+    def overwrite(self, key: str, content: bytes) -> None:
+        obstore.put(self.store, key, content)
+
+
+@contextmanager
+def s3_server() -> Iterator[S3Server]:
+    """A server with one empty bucket."""
+    with subprocess.Popen(
+        [sys.executable, "-W", "ignore", "-c", CODE],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    ) as process:
+        try:
+            assert process.stdout is not None
+            endpoint = f"http://127.0.0.1:{int(process.stdout.readline())}"
+            server = S3Server(endpoint)
+            server.make_bucket()
+            yield server
+        finally:
+            process.kill()

@@ -1,0 +1,124 @@
+"""Weights in a bucket: the data directory is a cache, and a server on another machine goes on without it."""
+
+import hashlib
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from postgres import fresh_database, missing
+from s3 import BUCKET, CREDENTIALS, S3Server, s3_server
+from server_helpers import Phone, plain_mean, serving, synthetic_update, wait_for, wait_for_round
+
+from fedfer.aggregator.bucket import Bucket, parse_url
+from fedfer.aggregator.mirrored_blobs import IN_USE_SEC, MirroredBlobs
+from fedfer.export.contract import read_contract
+from fedfer.model.errors import StoreError
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[S3Server]:
+    with s3_server() as server:
+        yield server
+
+
+@pytest.fixture(autouse=True)
+def _credentials(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in CREDENTIALS.items():
+        monkeypatch.setenv(name, value)
+
+
+def blobs_at(path: Path, server: S3Server, prefix: str, now: list[float] | None = None) -> MirroredBlobs:
+    times = now or [0.0]
+    return MirroredBlobs(path, Bucket(parse_url(server.url(prefix))), 25, lambda: times[0])
+
+
+def named(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def test_what_one_directory_keeps_another_finds(server: S3Server, tmp_path: Path) -> None:
+    here, there = blobs_at(tmp_path / "a", server, "two"), blobs_at(tmp_path / "b", server, "two")
+    content = b"weights"
+    here.write(content, here.version_path(named(content)))
+    place = there.version_path(named(content))
+    assert not place.exists()
+    assert there.present(place).read_bytes() == content
+    assert list((tmp_path / "b" / "tmp").iterdir()) == []
+    with pytest.raises(StoreError, match="not there"):
+        there.present(there.version_path("0" * 64))
+    server.overwrite(f"two/versions/{named(content)}.safetensors", b"Weights")
+    place.unlink()
+    with pytest.raises(StoreError, match="is damaged"):
+        there.present(place)
+    assert not place.exists()
+    here.close()
+    there.close()
+
+
+def test_updates_go_from_both(server: S3Server, tmp_path: Path) -> None:
+    blobs = blobs_at(tmp_path / "a", server, "updates-go")
+    for number in (1, 2, 10):
+        blobs.write(b"x", blobs.update_path("run", number, named(b"x")))
+    blobs.write(b"x", blobs.update_path("run-2", 1, named(b"x")))
+    blobs.drop_updates("run", 1)
+    blobs.drop_updates_before("run", 10)
+    kept = ["updates/run-2/1", "updates/run/10"]
+    stored = [key.removeprefix("updates-go/") for key in server.listed("updates-go/")]
+    assert [key.rpartition("/")[0] for key in stored] == kept
+    assert (
+        sorted(p.relative_to(blobs.root).parent.as_posix() for p in blobs.root.rglob("*.safetensors")) == kept
+    )
+    blobs.close()
+
+
+def test_the_cache_is_bounded_and_keeps_what_is_in_use(server: S3Server, tmp_path: Path) -> None:
+    """Room for 25 bytes: of versions of 10 bytes, two stay; none that was used in the last minutes goes."""
+    now = [1000.0]
+    blobs = blobs_at(tmp_path / "a", server, "cache", now)
+    contents = [bytes([i]) * 10 for i in range(4)]
+    places = [blobs.version_path(named(content)) for content in contents]
+    for content, place in zip(contents[:3], places, strict=False):
+        blobs.write(content, place)
+        blobs.present(place)
+    assert [place.exists() for place in places] == [True, True, True, False]
+    now[0] += IN_USE_SEC + 1
+    blobs.present(places[0])
+    blobs.write(contents[3], places[3])
+    assert [place.exists() for place in places] == [True, False, False, True]
+    assert blobs.present(places[1]).read_bytes() == contents[1]
+    blobs.close()
+
+
+def test_nothing_is_kept_that_the_bucket_does_not_have(server: S3Server, tmp_path: Path) -> None:
+    blobs = MirroredBlobs(tmp_path / "a", Bucket(parse_url(server.url("x").replace(BUCKET, "gone"))), 25)
+    with pytest.raises(StoreError, match="cannot put versions/"):
+        blobs.write(b"x", blobs.version_path(named(b"x")))
+    assert not blobs.version_path(named(b"x")).exists()
+    blobs.close()
+
+
+@pytest.mark.skipif(missing() is not None, reason=str(missing()))
+def test_another_machine_goes_on(server: S3Server, tiny_tflite: Path, tmp_path: Path) -> None:
+    """Killed in the middle of a round, its disk gone: PostgreSQL and the bucket have what was accepted."""
+    contract = read_contract(tiny_tflite)
+    options = ["--clients", "2", "--rounds", "2", "--weights-url", server.url("moved")]
+    options += ["--database-url", fresh_database("moved")]
+    with serving(tiny_tflite, tmp_path / "a", *options) as first, first.client() as client:
+        phones = [Phone(client, f"phone-{i}").enrol() for i in range(2)]
+        works = [phone.work() for phone in phones]
+        assert phones[0].upload(works[0], synthetic_update(contract, 0)).status_code == 200
+        first.kill()
+    shutil.rmtree(tmp_path / "a")
+    with serving(tiny_tflite, tmp_path / "b", *options) as second, second.client() as client:
+        for phone in phones:
+            phone.client = client
+        assert phones[1].upload(works[1], synthetic_update(contract, 1)).status_code == 200
+        result = wait_for_round(client, 1)["result_weights"]
+        mean = plain_mean(contract, [(0, 5), (1, 5)])
+        assert result == named(mean)
+        assert server.read(f"moved/versions/{result}.safetensors") == mean
+        assert client.get(f"/v1/weights/{result}").content == mean
+        (tmp_path / "b" / "versions" / f"{result}.safetensors").unlink()
+        assert client.get(f"/v1/weights/{result}").content == mean
+        wait_for(lambda: server.listed("moved/updates/") == [])

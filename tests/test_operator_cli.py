@@ -1,0 +1,107 @@
+"""`fedfer runs` and `fedfer rounds` against a server as a process, as an operator types them."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from server_helpers import Phone, Server, free_port, serving, synthetic_update, wait_for_round
+
+from fedfer.export.contract import read_contract
+
+KEY = "an-admin-key-for-tests-0123456789"
+
+
+@pytest.fixture(scope="module")
+def server(tiny_tflite: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """One run after its first round, which two phones trained."""
+    directory = tmp_path_factory.mktemp("server")
+    (directory / "admin.key").write_text(KEY)
+    (directory / "admin.key").chmod(0o600)
+    options = ["--clients", "2", "--rounds", "3", "--admin-key-file", str(directory / "admin.key")]
+    with serving(tiny_tflite, directory / "data", *options) as server, server.client() as client:
+        for i in range(2):
+            phone = Phone(client, f"phone-{i}").enrol()
+            phone.upload(phone.work(), synthetic_update(read_contract(tiny_tflite), i))
+        wait_for_round(client, 1)
+        yield server
+
+
+def fedfer(server: Server, *arguments: str, key: str | None = None) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "fedfer.cli.main", *arguments, "--server", server.url]
+    if key is not None:
+        path = server.log.with_suffix(".key")
+        path.write_text(key)
+        path.chmod(0o600)
+        command += ["--admin-key-file", str(path)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def refused(server: Server, *arguments: str, key: str | None = None) -> str:
+    """The one line that a failure is."""
+    done = fedfer(server, *arguments, key=key)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.count("\n") == 1
+    assert KEY not in done.stderr
+    return done.stderr
+
+
+def test_runs_as_a_table_and_as_json(server: Server) -> None:
+    header, row = fedfer(server, "runs").stdout.splitlines()
+    assert header.split()[:4] == ["run", "state", "round", "of"]
+    assert row.split()[:4] == ["default", "running", "2", "3"]
+    (body,) = json.loads(fedfer(server, "runs", "--json").stdout)["runs"]
+    with server.client() as client:
+        assert body == client.get("/v1/runs/default").json()
+    shown = fedfer(server, "runs", "show", "default").stdout
+    assert f"weights: {body['weights']}\n" in shown
+
+
+def test_pausing_and_resuming(server: Server) -> None:
+    assert "paused" in fedfer(server, "runs", "pause", "default", key=KEY).stdout
+    assert "expected running" in refused(server, "runs", "pause", "default", key=KEY)
+    done = fedfer(server, "runs", "resume", "default", "--json", key=KEY)
+    assert json.loads(done.stdout)["state"] == "running"
+
+
+def test_rounds_as_a_table_and_as_json(server: Server) -> None:
+    lines = fedfer(server, "rounds").stdout.splitlines()
+    assert [line.split()[:2] for line in lines] == [
+        ["round", "phase"],
+        ["0", "done"],
+        ["1", "done"],
+        ["2", "open"],
+    ]
+    assert lines[2].split()[2:5] == ["2", "of", "2"]
+    one = fedfer(server, "rounds", "default", "1").stdout.splitlines()
+    assert sorted(line.split()[0] for line in one[4:]) == ["phone-0", "phone-1"]
+    bodies = json.loads(fedfer(server, "rounds", "default", "--json").stdout)["rounds"]
+    assert [body["round"] for body in bodies] == [0, 1, 2]
+
+
+def test_failures_are_one_line(server: Server, tmp_path: Path) -> None:
+    assert "HTTP 404 unknown_run" in refused(server, "runs", "show", "nothing")
+    assert "HTTP 404 unknown_round" in refused(server, "rounds", "default", "99")
+    assert "401 bad_admin_key" in refused(server, "runs", "stop", "default", key="x" + KEY[1:])
+    assert "401 bad_admin_key" in refused(server, "runs", "pause", "default")
+    assert "'../x' is no name here" in refused(server, "runs", "show", "../x")
+    assert "expected a run after `pause`" in refused(server, "runs", "pause")
+    assert "expected no run after `list`" in refused(server, "runs", "list", "default")
+    nobody = Server(server.process, tmp_path / "log", f"http://127.0.0.1:{free_port()}")
+    assert "Connection refused" in refused(nobody, "runs")
+    assert "is not the URL of a server" in refused(Server(server.process, tmp_path / "log", "x"), "runs")
+
+
+def test_the_server_may_be_named_by_the_environment(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FEDFER_SERVER", server.url)
+    monkeypatch.setenv("FEDFER_ADMIN_KEY", KEY)
+    command = [sys.executable, "-m", "fedfer.cli.main", "runs"]
+    assert "default" in subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    done = subprocess.run([*command, "pause", "default"], capture_output=True, text=True, check=True)
+    assert "paused" in done.stdout
+    with server.client() as client:
+        headers = {"Authorization": f"Bearer {KEY}"}
+        assert client.post("/v1/runs/default/resume", headers=headers).status_code == httpx.codes.OK
