@@ -127,10 +127,14 @@ class ServerConfig:
     max_runs: int = 100
     limits: Limits = field(default_factory=Limits)
     keyring: Keyring = field(default_factory=Keyring)
+    token_days: float = 90.0  # how long a device's token holds
 
     def __post_init__(self) -> None:
         """Raises UsageError."""
         scheme = (self.database_url or DATABASE_URL).partition("://")[0]
         _require(scheme == DATABASE_URL.partition("://")[0], "database-url", scheme, DATABASE_URL)
+        _require(
+            0 < self.token_days <= 36_500, "token-days", self.token_days, "a number above 0, at most 36500"
+        )
         names = [run.name for run in self.runs]
         _require(len(set(names)) == len(names), "the list of runs", names, "each name once")

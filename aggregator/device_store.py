@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from sqlalchemy import func, insert, select
+from sqlalchemy import func, insert, select, update
 
 from fedfer.aggregator import tables
 from fedfer.aggregator.database import Database
@@ -17,13 +17,23 @@ class Device:
     contract: str | None = None
 
 
+@dataclass(frozen=True)
+class KnownDevice:
+    """A device with what the database has of its token; times in seconds since the epoch."""
+
+    device: Device
+    token_sha256: str
+    expires_at: float
+    revoked_at: float | None = None
+
+
 class DeviceStore:
     """Methods raise StoreError."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def add(self, device: Device, token_sha256: str, now: float, max_devices: int) -> bool:
+    def add(self, device: Device, token_sha256: str, expires_at: float, now: float, max_devices: int) -> bool:
         """Whether there was room for it."""
         table = tables.devices
         with self._database.write("enrol a device") as connection:
@@ -35,17 +45,39 @@ class DeviceStore:
                 "name": device.name,
                 "contract": device.contract,
                 "token_sha256": token_sha256,
+                "token_expires_at": expires_at,
                 "enrolled_at": now,
             }
             connection.execute(insert(table).values(row))
             return True
 
-    def by_token(self, token_sha256: str) -> tuple[Device, str] | None:
-        """The device and the stored sha256 of its token."""
+    def by_token(self, token_sha256: str) -> KnownDevice | None:
         table = tables.devices
         with self._database.read("look up a device") as connection:
             row = connection.execute(select(table).where(table.c.token_sha256 == token_sha256)).first()
-        return (Device(row.id, row.name, row.contract), row.token_sha256) if row else None
+        if row is None:
+            return None
+        device = Device(row.id, row.name, row.contract)
+        return KnownDevice(device, row.token_sha256, row.token_expires_at, row.revoked_at)
+
+    def renew(self, device_id: str, last_sha256: str, token_sha256: str, expires_at: float) -> bool:
+        """Gives the device another token; False if the last one is no longer its, or it was revoked."""
+        table = tables.devices
+        where = (
+            (table.c.id == device_id) & (table.c.token_sha256 == last_sha256) & table.c.revoked_at.is_(None)
+        )
+        with self._database.write("renew a token") as connection:
+            values = {"token_sha256": token_sha256, "token_expires_at": expires_at}
+            return connection.execute(update(table).where(where).values(values)).rowcount == 1
+
+    def revoke(self, device_id: str, now: float) -> bool:
+        """Whether there is such a device; revoked is revoked, however often."""
+        table = tables.devices
+        with self._database.write("revoke a device") as connection:
+            values = {"revoked_at": func.coalesce(table.c.revoked_at, now)}
+            return (
+                connection.execute(update(table).where(table.c.id == device_id).values(values)).rowcount == 1
+            )
 
     def count(self) -> int:
         with self._database.read("count devices") as connection:

@@ -13,6 +13,7 @@ from fedfer.aggregator.run_store import RunState, StopReason
 from fedfer.aggregator.runs import Run, Work
 
 Sha256 = Annotated[str, StringConstraints(pattern="^[0-9a-f]{64}$")]
+Token = Annotated[str, StringConstraints(pattern=r"^[\x21-\x7e]{1,256}$")]
 DeviceName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]{1,64}$")]
 RunName = Annotated[str, StringConstraints(pattern=RUN_NAME)]
 
@@ -29,11 +30,13 @@ class ErrorReply(BaseModel):
 class EnrolRequest(BaseModel):
     name: DeviceName
     contract: Sha256 | None = None
+    token: Token | None = Field(None, description="The last token, to go on as the same device.")
 
 
 class EnrolReply(BaseModel):
     device_id: str
     token: str = Field(description="Shown once; the server keeps only its sha256.")
+    token_expires_at: str
 
 
 class WorkRequest(BaseModel):
@@ -195,8 +198,8 @@ def round_reply(row: dict[str, Any]) -> RoundReply:
         round=row["number"],
         num_clients=settings.num_clients if settings else 0,
         min_clients=settings.required_clients if settings else 0,
-        opened_at=_iso(row["opened_at"]),
-        closed_at=None if closed_at is None else _iso(closed_at),
+        opened_at=iso(row["opened_at"]),
+        closed_at=None if closed_at is None else iso(closed_at),
         duration_sec=None if closed_at is None else round(closed_at - row["opened_at"], 3),
         updates=updates,
         bytes_up=sum(sent.received_bytes for sent in updates),
@@ -223,5 +226,6 @@ def _weighted(values: list[tuple[float, int]]) -> float | None:
     return math.fsum(value * count for value, count in values) / sum(count for _, count in values)
 
 
-def _iso(seconds: float) -> str:
+def iso(seconds: float) -> str:
+    """A moment, in seconds since the epoch, as the protocol writes it."""
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

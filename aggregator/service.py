@@ -4,22 +4,16 @@ Methods block (disk, database): call them from worker threads. Killed at any mom
 same directory goes on where the store is.
 """
 
-import hmac
-import logging
-import secrets
 import threading
-import uuid
 from collections.abc import Callable, Iterable
-from hashlib import sha256
 from pathlib import Path
 
 from fedfer.aggregator.config import RunConfig, ServerConfig
 from fedfer.aggregator.device_store import Device
+from fedfer.aggregator.enrolment import Enrolled, Enrolment
 from fedfer.aggregator.runs import Run, Work
 from fedfer.aggregator.store import Store
 from fedfer.model.errors import RefusedError
-
-logger = logging.getLogger("fedfer.aggregator")
 
 
 class Service:
@@ -36,12 +30,13 @@ class Service:
         """`open_new` stores a run and brings it to life."""
         self.config, self.store, self.clock = config, store, clock
         self.runs = {run.name: run for run in runs}
+        self._enrolment = Enrolment(store.devices, clock, config.token_days, config.max_devices)
         self._open_new, self._adding = open_new, threading.Lock()
 
     # Devices
 
-    def enrol(self, name: str, contract: str | None) -> tuple[Device, str]:
-        """A new device and its token, which is kept nowhere. Raises RefusedError, StoreError."""
+    def enrol(self, name: str, contract: str | None, last_token: str | None = None) -> Enrolled:
+        """A device for a model that is served. Raises RefusedError, StoreError."""
         served = sorted({run.contract.digest for run in self.runs.values()})
         if contract is not None and contract not in served:
             raise RefusedError(
@@ -49,27 +44,15 @@ class Service:
                 code="wrong_model",
                 status=409,
             )
-        device, token = Device(uuid.uuid4().hex, name, contract), secrets.token_urlsafe(32)
-        if not self.store.devices.add(device, _token_sha256(token), self.clock(), self.config.max_devices):
-            raise RefusedError(
-                f"{self.config.max_devices} devices have enrolled, as many as this aggregator takes",
-                code="too_many_devices",
-                status=409,
-            )
-        logger.info("device %s enrolled as %s", name, device.id)
-        return device, token
+        return self._enrolment.enrol(name, contract, last_token)
 
     def authenticate(self, token: str) -> Device:
-        """The device that this token was given to. Raises RefusedError."""
-        digest = _token_sha256(token)
-        found = self.store.devices.by_token(digest)
-        if found is None or not hmac.compare_digest(found[1], digest):
-            raise RefusedError(
-                "expected `Authorization: Bearer <token>` with a token that this server gave; enrol first",
-                code="bad_token",
-                status=401,
-            )
-        return found[0]
+        """The device that this token was given to. Raises RefusedError, StoreError."""
+        return self._enrolment.authenticate(token)
+
+    def revoke(self, device_id: str) -> None:
+        """Raises RefusedError, StoreError."""
+        self._enrolment.revoke(device_id)
 
     # Runs
 
@@ -144,7 +127,3 @@ def choose_work(runs: list[Run], device: Device) -> Work:
             return work
         answers.append(work)
     return next((work for work in answers if work.wait_reason is not None), answers[0])
-
-
-def _token_sha256(token: str) -> str:
-    return sha256(token.encode(errors="replace")).hexdigest()

@@ -31,6 +31,8 @@ devices = Table(
     Column("name", String(64), nullable=False),
     Column("contract", String(64)),
     Column("token_sha256", String(64), nullable=False, unique=True),
+    Column("token_expires_at", Float, nullable=False),
+    Column("revoked_at", Float),
     Column("enrolled_at", Float, nullable=False),
 )
 

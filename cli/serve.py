@@ -125,7 +125,12 @@ def run(args: argparse.Namespace) -> int:
     args = values_of(settings)
     with naming_sources(settings):
         access = serve_access.access_of(args, os.environ, _warn)
-        config = replace(config_of(args), limits=access.limits, keyring=access.keyring)
+        config = replace(
+            config_of(args),
+            limits=access.limits,
+            keyring=access.keyring,
+            token_days=access.token_days,
+        )
     models = [load_model_bytes(run.model) for run in config.runs]
     for model in models:
         read_contract(model)

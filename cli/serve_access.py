@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from fedfer.aggregator.config import ServerConfig
 from fedfer.aggregator.keys import Key, Keyring
 from fedfer.aggregator.limits import Limits
 from fedfer.aggregator.rate_limits import is_loopback
@@ -20,6 +21,7 @@ class Access:
     keyring: Keyring
     limits: Limits
     tls: ssl.SSLContext | None
+    token_days: float
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -38,6 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help=f"key for admin calls; {ADMIN_VARIABLE} if not given; without any, such calls are refused",
     )
+    add("--token-days", type=float, default=ServerConfig.token_days, help="days that a device's token holds")
     add("--tls-certificate", type=Path, metavar="FILE", help="certificate chain in PEM: serves HTTPS")
     add("--tls-key", type=Path, metavar="FILE", help="the certificate's key in PEM")
     add(
@@ -86,6 +89,7 @@ def access_of(args: argparse.Namespace, environ: Mapping[str, str], warn: Callab
             tuple(map(_network, proxies)),
         ),
         tls,
+        args.token_days,
     )
 
 

@@ -206,6 +206,7 @@ def test_openapi_describes_every_call(server: Server) -> None:
     calls = {f"{method.upper()} {path}" for path, methods in described["paths"].items() for method in methods}
     assert calls == {
         "POST /v1/devices",
+        "DELETE /v1/devices/{device_id}",
         "POST /v1/work",
         "GET /v1/models/{sha256}",
         "GET /v1/weights/{sha256}",

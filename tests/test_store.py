@@ -7,7 +7,7 @@ from postgres import database_url
 
 from fedfer.aggregator.blobs import Blobs
 from fedfer.aggregator.config import RoundSettings
-from fedfer.aggregator.device_store import Device
+from fedfer.aggregator.device_store import Device, KnownDevice
 from fedfer.aggregator.round_store import Result
 from fedfer.aggregator.rounds import Round, Update, accept, join, open_round, tick
 from fedfer.aggregator.run_store import RunRow
@@ -32,7 +32,9 @@ def with_round(data_dir: Path) -> tuple[Store, Round]:
     """A store with round 1 open and devices x and y enrolled."""
     store = opened(data_dir)
     for device_id in ("x", "y"):
-        assert store.devices.add(Device(device_id, f"phone-{device_id}"), device_id * 64, 5, max_devices=2)
+        assert store.devices.add(
+            Device(device_id, f"phone-{device_id}"), device_id * 64, 100, 5, max_devices=2
+        )
     first = open_round(1, BASE, SETTINGS, now=100)
     store.runs.add_model(RUN.model, "2" * 64, 5)
     store.rounds("default").begin(
@@ -54,9 +56,9 @@ def reopened(store: Store) -> Store:
 
 def test_devices(tmp_path: Path) -> None:
     store, _ = with_round(tmp_path)
-    assert store.devices.by_token("x" * 64) == (Device("x", "phone-x"), "x" * 64)
+    assert store.devices.by_token("x" * 64) == KnownDevice(Device("x", "phone-x"), "x" * 64, 100)
     assert store.devices.by_token("z" * 64) is None
-    assert not store.devices.add(Device("z", "phone-z"), "z" * 64, 5, max_devices=2)
+    assert not store.devices.add(Device("z", "phone-z"), "z" * 64, 100, 5, max_devices=2)
     assert store.devices.count() == 2
     store.close()
 
