@@ -42,7 +42,7 @@ UNITS = {
     "seconds",
     "seed",
 }
-UNITS |= {"connections", "epsilon", "momentum", "norm", "share", "size", "step", "updates"}
+UNITS |= {"connections", "days", "epsilon", "momentum", "norm", "share", "size", "step", "updates"}
 
 
 def fedfer(*arguments: str) -> subprocess.CompletedProcess[str]:
