@@ -169,7 +169,7 @@ def test_slow_uploads_hold_up_nobody(server: Server, contract: Contract) -> None
         slow, quick = Phone(client, "slow").enrol(), Phone(client, "quick").enrol()
         work, body = slow.work(), synthetic_update(contract, 1)
         connections = []
-        for _ in range(50):
+        for _ in range(8):  # as many as a device may have
             connection = socket.create_connection(("127.0.0.1", server.port))
             connection.sendall(raw_upload(slow, work["weights"], len(body)) + body[:1000])
             connections.append(connection)
