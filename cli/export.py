@@ -39,8 +39,34 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=BATCH_NORM_MOMENTUM,
         help="share of BatchNorm's moving statistics that a training step keeps, 0 to <1 (Keras: 0.99)",
     )
+    add_weight_arguments(parser)
     add_training_arguments(parser)
     parser.add_argument("--seed", type=int, default=0, help="seed of the initial weights")
+
+
+def add_weight_arguments(parser: argparse.ArgumentParser) -> None:
+    """Where the weights come from, which of them train, and how they are stored."""
+    add = parser.add_argument
+    add(
+        "--start-from",
+        type=Path,
+        action="append",
+        metavar="CHECKPOINT.safetensors",
+        help="weights to start from, by `fedfer train` or a server; given twice, the second's go first",
+    )
+    add(
+        "--trainable",
+        default="all",
+        metavar="LAYERS",
+        help="layers that train: all, head (those after the last convolution or flattening), or patterns of "
+        "names such as `conv8,dense*`; the others become constants, neither uploaded nor averaged",
+    )
+    add(
+        "--weights",
+        choices=("float32", "float16"),
+        default="float32",
+        help="how the file stores its initial weights; it trains in float32 either way",
+    )
 
 
 def add_training_arguments(parser: argparse.ArgumentParser) -> None:
@@ -76,11 +102,12 @@ def run(args: argparse.Namespace) -> int:
         from fedfer.export.verify import require, verify
 
         model, labels = _model_and_labels(args)
-        print(f"converting {model.name}, {model.count_params():,} parameters", flush=True)
         settings = _training_settings(args, model)
+        _set_up_weights(model, labels, settings, args)
+        print(f"converting {model.name}, {model.count_params():,} parameters{_frozen(model)}", flush=True)
         rate = f"learning rate {settings.learning_rate:g}"
         print(f"training: {settings.loss.name}, {settings.optimizer}, {rate}", flush=True)
-        content = convert(model, labels, settings)
+        content = convert(model, labels, settings, half_precision=args.weights == "float16")
         print("checking the file in a process of its own", flush=True)
         findings = verify(content, model, read_contract(content))
     for finding in findings:
@@ -89,6 +116,28 @@ def run(args: argparse.Namespace) -> int:
     write_whole(args.output, content)
     print(f"wrote {args.output}, {len(content):,} bytes")
     return 0
+
+
+def _set_up_weights(
+    model: "keras.Model", labels: tuple[str, ...], settings: "TrainingSettings", args: argparse.Namespace
+) -> None:
+    """Initial weights as wanted, and which of them train. Raises FedferError."""
+    from fedfer.export.pretrained import start_from
+    from fedfer.export.tflite import make_contract, round_to_float16
+    from fedfer.export.trainable import choose_trainable
+
+    if args.start_from:
+        start_from(model, args.start_from, make_contract(model, labels, settings))
+    if args.weights == "float16":
+        round_to_float16(model)
+    choose_trainable(model, args.trainable)
+
+
+def _frozen(model: "keras.Model") -> str:
+    from fedfer.export.trainable import frozen_values
+
+    frozen = sum(value.size for value in frozen_values(model).values())
+    return f", of which {frozen:,} are frozen" if frozen else ""
 
 
 def check_training_arguments(args: argparse.Namespace) -> None:

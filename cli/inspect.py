@@ -85,9 +85,10 @@ def _contract_lines(contract: dict[str, Any] | None, num_parameters: int | None)
     num_tensors = len(contract["weights"])
     trainable = sum(1 for weight in contract["weights"] if weight["role"] == "trainable")
     counts = f"{num_tensors} tensors ({trainable} trainable, {num_tensors - trainable} statistics)"
+    frozen = f", beside {contract['num_frozen']:,} frozen" if contract["num_frozen"] else ""
     return [
         f"contract {contract['digest']}",
-        f"  model {contract['model_name']}, {num_parameters:,} parameters in {counts}",
+        f"  model {contract['model_name']}, {num_parameters:,} parameters in {counts}{frozen}",
         f"  images {contract['image_shape']}, pixels divided by {contract['pixel_divisor']:g}",
         f"  labels {', '.join(contract['labels'])}",
         f"  training {training['loss']['name']}, {optimizer}, {rate}",

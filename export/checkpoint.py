@@ -12,6 +12,7 @@ import os
 import struct
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,25 @@ def load_checkpoint(path: Path, contract: Contract) -> Weights:
         raise CheckpointError(f"{path}: {error}", code=error.code) from None
 
 
+def load_matching(path: Path, contract: Contract) -> Weights:
+    """Those of the model's weights that a checkpoint holds, by name, whichever contract it names: of a model
+    that trains otherwise, or only in part. Raises CheckpointError, which names the file."""
+    try:
+        check_size(path, contract)
+        header, _ = _read_header(path, max_header_bytes(contract))
+        held = tuple(weight for weight in contract.weights if weight.name in header)
+        part = replace(contract, weights=held)
+        with _opened(path, part, any_model=True) as file:
+            weights: Weights = {weight.name: file.get_tensor(weight.name) for weight in held}
+        for weight in held:
+            _check_values(weight.name, weights[weight.name], weight.nonnegative)
+    except OSError as error:
+        raise CheckpointError(f"cannot read {path}: {error.strerror}") from None
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}", code=error.code) from None
+    return weights
+
+
 def checked_tensors(path: Path, contract: Contract) -> Iterator[tuple[str, NDArray[np.float32]]]:
     """Tensors one at a time in the contract's order, each checked against it: memory of one tensor.
 
@@ -88,12 +108,13 @@ def check_file(path: Path, contract: Contract) -> None:
 
 
 @contextmanager
-def _opened(path: Path, contract: Contract) -> Iterator[Any]:
+def _opened(path: Path, contract: Contract, any_model: bool = False) -> Iterator[Any]:
     """The file in the safetensors library, with the right model, names, shapes and dtypes."""
     check_header(path, contract)
     try:
         with safetensors.safe_open(path, framework="numpy") as file:
-            _check_model(file.metadata() or {}, contract)
+            if not any_model:
+                _check_model(file.metadata() or {}, contract)
             _check_specs(file, contract)
             yield file
     except safetensors.SafetensorError as error:
@@ -108,11 +129,7 @@ def check_header(path: Path, contract: Contract) -> None:
     Raises CheckpointError: too_large, truncated, not_safetensors.
     """
     try:
-        size = path.stat().st_size
-        if size > max_checkpoint_bytes(contract):
-            raise CheckpointError(
-                f"{size} bytes; expected at most {max_checkpoint_bytes(contract)}", code="too_large"
-            )
+        size = check_size(path, contract)
         header, data_start = _read_header(path, max_header_bytes(contract))
     except OSError as error:
         raise CheckpointError(f"cannot read the checkpoint: {error.strerror}") from None
@@ -120,6 +137,16 @@ def check_header(path: Path, contract: Contract) -> None:
     expected = data_start + max(ends, default=0)
     if size < expected:
         raise CheckpointError(f"{size} bytes; its header promises {expected}", code="truncated")
+
+
+def check_size(path: Path, contract: Contract) -> int:
+    """The file's size in bytes. Raises OSError, and CheckpointError for more than the model can have."""
+    size = path.stat().st_size
+    if size > max_checkpoint_bytes(contract):
+        raise CheckpointError(
+            f"{size} bytes; expected at most {max_checkpoint_bytes(contract)}", code="too_large"
+        )
+    return size
 
 
 class CheckedFile:

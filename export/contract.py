@@ -76,7 +76,8 @@ class Contract:
     `pixel_divisor` before they enter `train` or `infer`; `labels[i]` is the name of class i, or of a
     regressor's output i;
     `initial_weights` is the sha256 of the checkpoint that the file starts from, written for this contract
-    with `initial_weights` empty (a checkpoint names its contract, and cannot name itself)."""
+    with `initial_weights` empty (a checkpoint names its contract, and cannot name itself); `frozen_weights`
+    is the sha256 of the `num_frozen` numbers that are constants of the file, empty if there are none."""
 
     model_name: str
     image_shape: tuple[int, int, int]
@@ -85,9 +86,12 @@ class Contract:
     training: TrainingSettings
     initial_weights: str
     pixel_divisor: float = 255.0
+    num_frozen: int = 0
+    frozen_weights: str = ""
 
     @property
     def num_parameters(self) -> int:
+        """Of a checkpoint: without what is frozen."""
         return sum(math.prod(weight.shape) for weight in self.weights)
 
     @property
@@ -179,6 +183,10 @@ def _faults(contract: Contract) -> Iterator[str]:
     training.loss.check_outputs(contract.num_outputs)
     if not re.fullmatch("[0-9a-f]{64}", contract.initial_weights):
         yield "initial_weights is not a sha256 in hex"
+    if type(contract.num_frozen) is not int or not 0 <= contract.num_frozen <= MAX_MODEL_BYTES:
+        yield "num_frozen is not a number of weights"
+    if not re.fullmatch("[0-9a-f]{64}" if contract.num_frozen else "", contract.frozen_weights):
+        yield "frozen_weights is not a sha256 in hex of what is frozen"
     if not contract.weights or not _are_names([weight.name for weight in contract.weights]):
         yield "the names of weights are not different names"
     for weight in contract.weights:

@@ -19,6 +19,9 @@ def convolution_op(layer: Any, inputs: tf.Tensor, kernel: Any) -> tf.Tensor:
     """keras.layers.Conv2D.convolution_op."""
     channels_last(layer)
     options = list(layer.strides), list(layer.dilation_rate), layer.padding.upper()
+    if not layer.trainable and layer.groups == 1:  # its filters are constants of the file: CONV_2D is fast
+        strides, dilations, padding = options
+        return tf.nn.conv2d(inputs, tf.convert_to_tensor(kernel), strides, padding, dilations=dilations)
     return _grouped(inputs, tf.convert_to_tensor(kernel), layer.groups, *options)
 
 

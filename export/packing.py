@@ -19,15 +19,20 @@ MIN_FILL_BYTES = 4096  # shorter zeros cost less than an operator
 KEPT_METADATA = (b"min_runtime_version", METADATA_NAME.encode())
 
 
-def finish(content: bytes, contract: Contract, weight_names: dict[str, str]) -> bytes:
+def finish(
+    content: bytes, contract: Contract, weight_names: dict[str, str], half_precision: bool = False
+) -> bytes:
     """The file's final bytes: `weight_names` (by the names that the converter knows) on `save` and `restore`,
-    the contract in the metadata, operators in fedfer.export.schedule's order, everything small."""
+    the contract in the metadata, operators in fedfer.export.schedule's order, everything small. With
+    `half_precision`, constants that float16 can hold exactly are stored so."""
     model = schema.ModelT.InitFromPackedBuf(content, 0)
     for signature in model.signatureDefs:
         if signature.signatureKey in (b"save", b"restore"):
             for mapped in [*signature.inputs, *signature.outputs]:
                 mapped.name = weight_names.get(mapped.name.decode(), mapped.name.decode())
     fill_zeros(model)
+    if half_precision:
+        store_as_float16(model)
     for subgraph in model.subgraphs:
         subgraph.operators = [subgraph.operators[i] for i in schedule(_operators(model, subgraph))]
         strip(subgraph)
@@ -45,6 +50,8 @@ def strip(subgraph: schema.SubGraphT) -> None:
         quantized = tensor.quantization
         if quantized is not None and quantized.scale is None and quantized.details is None:
             tensor.quantization = None
+        if tensor.shapeSignature is not None and min(tensor.shapeSignature, default=0) >= 0:
+            tensor.shapeSignature = None  # says the same as `shape`
 
 
 def share_buffers(model: schema.ModelT) -> None:
@@ -94,7 +101,29 @@ def fill_zeros(model: schema.ModelT) -> None:
                 subgraph.operators.insert(0, fill)
 
 
-TENSOR_TYPES = {"float32": schema.TensorType.FLOAT32, "int32": schema.TensorType.INT32}
+def store_as_float16(model: schema.ModelT) -> None:
+    """Long float32 constants whose every number is a float16 become such, with a DEQUANTIZE behind them."""
+    for subgraph in model.subgraphs:
+        for number in range(len(subgraph.tensors)):
+            tensor = subgraph.tensors[number]
+            data = model.buffers[tensor.buffer].data
+            if tensor.type != schema.TensorType.FLOAT32 or data is None or len(data) < MIN_FILL_BYTES:
+                continue
+            exact = np.asarray(data, np.uint8).view(np.float32)
+            halves = exact.astype(np.float16)
+            if np.array_equal(halves.astype(np.float32), exact):
+                half = constant(model, subgraph, halves.reshape(tensor.shape))
+                tensor.buffer = 0
+                subgraph.operators.insert(
+                    0, operator(model, schema.BuiltinOperator.DEQUANTIZE, [half], [number], version=3)
+                )
+
+
+TENSOR_TYPES = {
+    "float32": schema.TensorType.FLOAT32,
+    "float16": schema.TensorType.FLOAT16,
+    "int32": schema.TensorType.INT32,
+}
 
 
 def constant(model: schema.ModelT, subgraph: schema.SubGraphT, value: np.ndarray[Any, Any]) -> int:
@@ -108,12 +137,14 @@ def constant(model: schema.ModelT, subgraph: schema.SubGraphT, value: np.ndarray
     return len(subgraph.tensors) - 1
 
 
-def operator(model: schema.ModelT, code: int, inputs: list[int], outputs: list[int]) -> schema.OperatorT:
+def operator(
+    model: schema.ModelT, code: int, inputs: list[int], outputs: list[int], version: int = 1
+) -> schema.OperatorT:
     """A new operator of this builtin code between these tensors, not yet placed."""
     codes = _codes(model)
     if code not in codes:
         kind = schema.OperatorCodeT()
-        kind.builtinCode, kind.deprecatedBuiltinCode, kind.version = code, min(code, 127), 1
+        kind.builtinCode, kind.deprecatedBuiltinCode, kind.version = code, min(code, 127), version
         model.operatorCodes.append(kind)
         codes.append(code)
     made = schema.OperatorT()
@@ -124,7 +155,13 @@ def operator(model: schema.ModelT, code: int, inputs: list[int], outputs: list[i
 
 def pack(model: schema.ModelT) -> bytes:
     """The flatbuffer's bytes."""
-    builder = flatbuffers.Builder(2**20)
+    written: dict[object, int] = {}
+    for subgraph in model.subgraphs:
+        subgraph.tensors = [_Once(tensor, written) for tensor in subgraph.tensors]
+        for op in subgraph.operators:
+            if op.builtinOptions is not None:
+                op.builtinOptions = _Once(op.builtinOptions, written)
+    builder = SharingBuilder(2**20)
     builder.Finish(model.Pack(builder), b"TFL3")
     return bytes(builder.Output())
 
@@ -163,6 +200,41 @@ def _operators(model: schema.ModelT, subgraph: schema.SubGraphT) -> list[Operato
             )
         )
     return found
+
+
+class _Once:
+    """A table of the file that is written once, however many equal ones there are: a tensor in between is no
+    more than its shape and type. (Offsets may meet in a flatbuffer.)"""
+
+    def __init__(self, table: Any, written: dict[object, int]) -> None:
+        self._table = table
+        self._written = written
+
+    def Pack(self, builder: flatbuffers.Builder) -> int:
+        key = (type(self._table), repr(sorted(vars(self._table).items())))
+        if key not in self._written:
+            self._written[key] = self._table.Pack(builder)
+        return self._written[key]
+
+
+class SharingBuilder(flatbuffers.Builder):  # type: ignore[misc]
+    """Writes each string and each vector of numbers once: most shapes and names occur hundreds of times."""
+
+    def __init__(self, num_bytes: int) -> None:
+        super().__init__(num_bytes)
+        self._strings: dict[bytes | str, int] = {}
+        self._vectors: dict[tuple[str, bytes], int] = {}
+
+    def CreateString(self, s: bytes | str, *args: Any) -> int:
+        if s not in self._strings:
+            self._strings[s] = super().CreateString(s, *args)
+        return self._strings[s]
+
+    def CreateNumpyVector(self, x: np.ndarray[Any, Any]) -> int:
+        key = (x.dtype.str, x.tobytes())
+        if key not in self._vectors:
+            self._vectors[key] = super().CreateNumpyVector(x)
+        return self._vectors[key]
 
 
 class AlignedBuffer(schema.BufferT):  # type: ignore[misc]

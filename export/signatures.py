@@ -5,7 +5,8 @@ other gradients (fedfer.export.gradients), layers (fedfer.export.layers) and dro
 (fedfer.export.dropout) than Keras uses.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import keras
 import tensorflow as tf
@@ -16,6 +17,7 @@ from fedfer.export.gradients import builtin_gradients
 from fedfer.export.layers import phone_layers
 from fedfer.export.losses import predictions, training_loss
 from fedfer.export.optimizers import Optimizer
+from fedfer.export.trainable import frozen_as_constants, travelling_weights
 from fedfer.model.errors import ExportError
 
 
@@ -30,7 +32,7 @@ class TrainableModel(tf.Module):  # type: ignore[misc]
         super().__init__(name="fedfer")
         self.model = model
         self.contract = contract
-        self.state = [weight.value for weight in model.weights]
+        self.state = [weight.value for weight in travelling_weights(model)]
         trained = [weight.value for weight in model.trainable_weights]
         self.optimizer = Optimizer(contract.training.optimizer, trained, contract.training.proximal)
 
@@ -71,7 +73,7 @@ class TrainableModel(tf.Module):  # type: ignore[misc]
         settings = self.contract.training.loss
         right = labels if targets is None else targets
         graph = tf.compat.v1.get_default_graph()
-        with builtin_gradients(graph), seeded_dropout(seed, one_a_sample(right)), phone_layers():
+        with builtin_gradients(graph), seeded_dropout(seed, one_a_sample(right)), self._as_on_phones():
             step = training_loss(self.model(images, training=True), right, settings)
             loss = tf.add_n([step.loss, *self.model.losses])
             trained = [weight.value for weight in self.model.trainable_weights]
@@ -85,9 +87,14 @@ class TrainableModel(tf.Module):  # type: ignore[misc]
         return {"loss": tf.reshape(loss, [1]), settings.metric: tf.reshape(step.metric, [1])}
 
     def infer(self, images: tf.Tensor) -> dict[str, tf.Tensor]:
-        with phone_layers():
+        with self._as_on_phones():
             outputs = predictions(self.model(images, training=False), self.contract.training.loss)
         return {self.contract.infer_output: outputs}
+
+    @contextmanager
+    def _as_on_phones(self) -> Iterator[None]:
+        with phone_layers(), frozen_as_constants(self.model):
+            yield
 
     def save(self, request: tf.Tensor) -> dict[str, tf.Tensor]:
         """`request` is ignored: Java's runSignature refuses a call without inputs."""
@@ -120,7 +127,7 @@ def weight_specs(model: keras.Model) -> list[WeightSpec]:
             role="trainable" if id(weight) in trainable else "statistic",
             nonnegative=weight.path.endswith("moving_variance"),
         )
-        for weight in model.weights
+        for weight in travelling_weights(model)
     ]
     if len({spec.name for spec in specs}) < len(specs):
         raise ExportError("two weights share a name; give the model's layers different names")

@@ -7,17 +7,22 @@ from typing import Any
 
 import keras
 import numpy as np
+import safetensors.numpy
 import tensorflow as tf
 
 from fedfer.export.checkpoint import checkpoint_bytes, digest_of
 from fedfer.export.contract import Contract, TrainingSettings
 from fedfer.export.packing import finish
 from fedfer.export.signatures import TrainableModel, short_name, weight_specs
+from fedfer.export.trainable import frozen_values, travelling_weights
 from fedfer.model.errors import ExportError
 
 
-def convert(model: keras.Model, labels: tuple[str, ...], settings: TrainingSettings) -> bytes:
-    """The `.tflite` file's bytes. Raises ExportError with the op that stands in the way."""
+def convert(
+    model: keras.Model, labels: tuple[str, ...], settings: TrainingSettings, half_precision: bool = False
+) -> bytes:
+    """The `.tflite` file's bytes. Raises ExportError with the op that stands in the way. `half_precision`:
+    weights that float16 can hold exactly (see `round_to_float16`) are stored so."""
     contract = make_contract(model, labels, settings)
     trainable = TrainableModel(model, contract)
     with tempfile.TemporaryDirectory() as directory, warnings.catch_warnings():
@@ -33,7 +38,17 @@ def convert(model: keras.Model, labels: tuple[str, ...], settings: TrainingSetti
         except Exception as error:  # the converter raises whatever MLIR says
             raise ExportError(_refusal(str(error))) from None
     names = {short_name(i): weight.name for i, weight in enumerate(contract.weights)}
-    return finish(content, contract, names)
+    return finish(content, contract, names, half_precision)
+
+
+def round_to_float16(model: keras.Model) -> None:
+    """Rounds the weights in place, vectors excepted: biases and BatchNorm's numbers are few and sensitive.
+
+    Raises ExportError for weights beyond float16's 65504."""
+    rounded = [w.astype(np.float16).astype(np.float32) if w.ndim > 1 else w for w in model.get_weights()]
+    if not all(np.isfinite(w).all() for w in rounded):
+        raise ExportError("float16 cannot hold weights beyond 65504; export them as float32")
+    model.set_weights(rounded)
 
 
 def _refusal(message: str) -> str:
@@ -53,13 +68,17 @@ def make_contract(model: keras.Model, labels: tuple[str, ...], settings: Trainin
     if not isinstance(shape, tuple) or len(shape) != 4 or None in shape[1:]:
         raise ExportError(f"input shape {shape}; expected one image input (None, height, width, channels)")
     specs = weight_specs(model)
-    weights = {spec.name: np.asarray(w) for spec, w in zip(specs, model.weights, strict=True)}
+    travelling = travelling_weights(model)
+    weights = {spec.name: np.asarray(w) for spec, w in zip(specs, travelling, strict=True)}
+    frozen = frozen_values(model)
     fields: dict[str, Any] = {
         "model_name": model.name,
         "image_shape": tuple(shape[1:]),
         "labels": labels,
         "weights": tuple(specs),
         "training": settings,
+        "num_frozen": sum(value.size for value in frozen.values()),
+        "frozen_weights": digest_of(safetensors.numpy.save(frozen)) if frozen else "",
     }
     # The checkpoint names the contract and the contract the checkpoint: its tensors alone go into the name.
     unnamed = Contract(**fields, initial_weights="")

@@ -20,6 +20,7 @@ from fedfer.export.loss_settings import BINARY, SQUARED, encode_targets
 from fedfer.export.losses import keras_loss, predictions
 from fedfer.export.runtime import available_runtimes
 from fedfer.export.signatures import one_a_sample, weight_specs
+from fedfer.export.trainable import travelling_weights
 from fedfer.model.errors import ExportError
 
 LOSS_TOLERANCE = 1e-4  # relative
@@ -135,10 +136,10 @@ def _keras_step(
     model: keras.Model, images: NDArray[np.float32], targets: NDArray[Any], settings: TrainingSettings
 ) -> Reference:
     """One step by Keras's loss and optimizer with TensorFlow's gradients; only dropout's draws are ours."""
-    specs = weight_specs(model)
+    specs, travelling, start = weight_specs(model), travelling_weights(model), model.get_weights()
 
     def weights() -> Weights:
-        return {spec.name: np.array(w) for spec, w in zip(specs, model.weights, strict=True)}
+        return {spec.name: np.array(w) for spec, w in zip(specs, travelling, strict=True)}
 
     initial = weights()
     seen = np.asarray(predictions(model(images, training=False), settings.loss))
@@ -150,7 +151,7 @@ def _keras_step(
     optimizer = keras_optimizer(settings.optimizer, settings.learning_rate)
     optimizer.apply(gradients, model.trainable_weights)
     trained = weights()
-    model.set_weights([initial[spec.name] for spec in specs])
+    model.set_weights(start)
     return Reference(initial, seen, float(loss), trained)
 
 

@@ -62,6 +62,21 @@ def logits_model() -> keras.Model:
     return keras.Sequential(layers, name="logits")
 
 
+def compiled_model() -> keras.Model:
+    """Says how it is to be trained."""
+    layers = [keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(3, activation="softmax")]
+    model = keras.Sequential(layers, name="compiled")
+    optimizer = keras.optimizers.AdamW(0.25, beta_1=0.5, weight_decay=0.125, global_clipnorm=2.0)
+    model.compile(optimizer, keras.losses.CategoricalCrossentropy(label_smoothing=0.25))
+    return model
+
+
+def model_with_other_optimizer() -> keras.Model:
+    model = compiled_model()
+    model.compile("rmsprop", "categorical_crossentropy")
+    return model
+
+
 def unsupported_model() -> keras.Model:
     """A layer that phones have no operator for."""
     images = keras.Input((8, 8, 1))

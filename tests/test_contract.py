@@ -39,9 +39,9 @@ SMALL = Contract(
     initial_weights="0123456789abcdef" * 4,
 )
 GOLDEN = (
-    b'{"format":"fedfer.contract/2","image_shape":[2,3,1],'
+    b'{"format":"fedfer.contract/2","frozen_weights":"","image_shape":[2,3,1],'
     b'"initial_weights":"0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef",'
-    b'"labels":["no","yes"],"model_name":"small","pixel_divisor":255.0,'
+    b'"labels":["no","yes"],"model_name":"small","num_frozen":0,"pixel_divisor":255.0,'
     b'"training":{"learning_rate":0.5,"loss":{"class_weights":[],"from_logits":false,"label_smoothing":0.0,'
     b'"name":"sparse_categorical_crossentropy"},"optimizer":{"beta_1":0.9,"beta_2":0.999,"clip_norm":null,'
     b'"epsilon":1e-07,"momentum":0.0,"name":"sgd","nesterov":false,"weight_decay":0.0},"proximal":false},'
@@ -176,6 +176,11 @@ HOSTILE = {
     "initial_weights a number": changed(initial_weights=0),
     "initial_weights capitals": changed(initial_weights="A" * 64),
     "initial_weights with newline": changed(initial_weights="a" * 64 + "\n"),
+    "frozen_weights of nothing": changed(frozen_weights="a" * 64),
+    "frozen_weights missing": changed(num_frozen=3),
+    "frozen_weights a path": changed(num_frozen=3, frozen_weights="../../etc/passwd"),
+    "num_frozen negative": changed(num_frozen=-1),
+    "num_frozen true": changed(num_frozen=True, frozen_weights="a" * 64),
     "weights none": changed(weights=[]),
     "weights an object": changed(weights={"dense": 1}),
     "weights strings": changed(weights=["dense/kernel"]),

@@ -11,6 +11,8 @@ from fedfer.cli.export import write_whole
 from fedfer.export.contract import read_contract
 from fedfer.export.flatbuffer import is_builtin_only, op_census
 from fedfer.export.isolation import call_isolated
+from fedfer.export.loss_settings import LossSettings
+from fedfer.export.optimizer_settings import OptimizerSettings
 from fedfer.export.runtime import available_runtimes
 from fedfer.model.errors import UsageError
 
@@ -40,6 +42,32 @@ def test_the_network_is_exported_checked_and_the_same_bytes_again(tmp_path: Path
     contract = read_contract(content)
     assert (contract.num_parameters, contract.training.learning_rate) == (5_102_791, 0.01)
     assert is_builtin_only(op_census(content))
+    assert len(content) <= 20_700_000  # of which the weights are 20,411,164
+
+
+@pytest.mark.slow
+def test_the_network_in_float16_and_its_head_alone(tmp_path: Path) -> None:
+    half, head = tmp_path / "half.tflite", tmp_path / "head.tflite"
+    assert export("--output", str(half), "--weights", "float16").returncode == 0
+    assert half.stat().st_size <= 10_400_000
+    assert export("--output", str(head), "--trainable", "head").returncode == 0
+    contract = read_contract(head)
+    assert (contract.num_parameters, contract.num_frozen) == (410_887, 4_691_904)
+
+
+def test_training_as_the_model_was_compiled(tmp_path: Path) -> None:
+    """Options go before what the model says, one by one."""
+    output = tmp_path / "model.tflite"
+    assert export("keras_models:compiled_model", "--output", str(output)).returncode == 0
+    training = read_contract(output).training
+    assert training.learning_rate == pytest.approx(0.25)
+    assert training.optimizer == OptimizerSettings("adamw", beta_1=0.5, weight_decay=0.125, clip_norm=2.0)
+    assert training.loss == LossSettings("categorical_crossentropy", label_smoothing=0.25)
+    options = ["--optimizer", "nesterov", "--momentum", "0.5", "--proximal", "--learning-rate", "0.5"]
+    assert export("keras_models:compiled_model", "--output", str(output), *options).returncode == 0
+    training = read_contract(output).training
+    assert (training.learning_rate, training.proximal) == (0.5, True)
+    assert training.optimizer == OptimizerSettings(momentum=0.5, nesterov=True)
 
 
 @pytest.mark.parametrize(
@@ -47,6 +75,9 @@ def test_the_network_is_exported_checked_and_the_same_bytes_again(tmp_path: Path
     [
         (["--dropout", "1.5"], "expected a dropout of at least 0 and below 1; received 1.5"),
         (["--learning-rate", "0"], "expected a learning rate above 0; received 0.0"),
+        (["--momentum", "1"], "these settings cannot be: momentum is not at least 0 and below 1"),
+        (["--optimizer", "adam", "--momentum", "0.5"], "these settings cannot be: momentum is for sgd"),
+        (["--clip-norm", "0"], "these settings cannot be: clip_norm is not above 0"),
         (["--learning-rate", "nan"], "expected a learning rate above 0; received nan"),
         (["--learning-rate", "inf"], "expected a learning rate above 0; received inf"),
     ],
@@ -109,6 +140,10 @@ def test_an_inverted_residual_block(tmp_path: Path) -> None:
     [
         ("keras_models:logits_model", "outputs are not probabilities; end it in a softmax over its classes"),
         ("keras_models:unsupported_model", "needs operators that phones lack: ResizeBicubic"),
+        (
+            "keras_models:model_with_other_optimizer",
+            "the model's optimizer is RMSprop; expected SGD, Adam or",
+        ),
         ("keras_models:not_a_model", "gives str; expected a Keras model with an input shape"),
         ("keras_models:nothing", "keras_models has no function nothing; expected one that returns"),
         ("no_such_module:build", "cannot import no_such_module: No module named 'no_such_module'"),

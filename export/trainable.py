@@ -1,0 +1,90 @@
+"""Which layers of a Keras model train on the phone; the weights of the others become constants of the file.
+
+A frozen layer costs no upload, no optimizer slot and no gradient of its own, and its convolutions run on the
+kernels for constant filters. As in Keras, a frozen BatchNormalization normalises with its moving statistics.
+"""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from fnmatch import fnmatchcase
+from unittest.mock import patch
+
+import keras
+import numpy as np
+import tensorflow as tf
+from numpy.typing import NDArray
+
+from fedfer.model.errors import UsageError
+
+ALL, HEAD = "all", "head"
+# What a head comes after: layers that look at places of an image, or do away with places.
+BODY = tuple(
+    getattr(keras.layers, name)
+    for name in (
+        *("Conv1D", "Conv2D", "DepthwiseConv2D", "SeparableConv2D", "Conv2DTranspose", "Flatten"),
+        *("GlobalAveragePooling1D", "GlobalAveragePooling2D", "GlobalMaxPooling1D", "GlobalMaxPooling2D"),
+    )
+)
+
+
+def choose_trainable(model: keras.Model, wanted: str) -> None:
+    """Freezes all layers but those wanted: `all` (freezes none), `head` (the layers after the last
+    convolution, flattening or global pooling), or patterns of names, as in a shell, with commas between.
+
+    Layers that are frozen already stay so. Raises UsageError when nothing would train.
+    """
+    layers = list(layers_of(model))
+    if wanted == HEAD:
+        last = max((place for place, layer in enumerate(layers) if isinstance(layer, BODY)), default=-1)
+        chosen = layers[last + 1 :]
+    else:
+        patterns = ["*"] if wanted == ALL else wanted.split(",")
+        chosen = [layer for layer in layers if any(fnmatchcase(layer.name, p) for p in patterns)]
+    for layer in layers:
+        layer.trainable = layer.trainable and any(layer is one for one in chosen)
+    if not model.trainable_weights:
+        names = [layer.name for layer in layers if layer.weights]
+        raise UsageError(f"no layer with weights to train is {wanted!r}; the model's: {', '.join(names)}")
+
+
+def layers_of(model: keras.Model) -> Iterator[keras.Layer]:
+    """In the model's order, those of models inside it in their place."""
+    for layer in model.layers:
+        if isinstance(layer, keras.Model):
+            yield from layers_of(layer)
+        else:
+            yield layer
+
+
+def travelling_weights(model: keras.Model) -> list[keras.Variable]:
+    """What a checkpoint holds, in the model's order: trainable weights, and what else training changes
+    (BatchNorm's moving statistics)."""
+    frozen = {id(weight) for weight in frozen_weights(model)}
+    return [weight for weight in model.weights if id(weight) not in frozen]
+
+
+def frozen_weights(model: keras.Model) -> list[keras.Variable]:
+    """What no training step changes, in the model's order."""
+    still = {
+        id(weight)
+        for layer in layers_of(model)
+        if not layer.trainable or isinstance(layer, keras.layers.Normalization)
+        for weight in layer.weights
+    }
+    return [weight for weight in model.weights if id(weight) in still]
+
+
+def frozen_values(model: keras.Model) -> dict[str, NDArray[np.float32]]:
+    """Frozen weights by their paths in the model."""
+    return {weight.path: np.asarray(weight) for weight in frozen_weights(model)}
+
+
+@contextmanager
+def frozen_as_constants(model: keras.Model) -> Iterator[None]:
+    """While active, in a graph that is being traced, frozen weights are constants of that graph."""
+    with ExitStack() as stack:
+        for weight in frozen_weights(model):
+            with tf.init_scope():
+                value = weight.numpy()
+            stack.enter_context(patch.object(weight, "_value", tf.constant(value)))
+        yield
