@@ -12,10 +12,13 @@ from starlette.concurrency import run_in_threadpool
 from fedfer.aggregator import guards, refusals
 from fedfer.aggregator.api import devices, files, health, rounds, runs, updates, uploads, work
 from fedfer.aggregator.config import ServerConfig
+from fedfer.aggregator.metrics import Metrics, StateCollector
 from fedfer.aggregator.opening import running_service
 from fedfer.aggregator.partial_uploads import PartialLimits, PartialUploads
+from fedfer.aggregator.request_metrics import RequestMetrics
 from fedfer.aggregator.resumable import ResumableUploads
 from fedfer.aggregator.turns import Turns
+from fedfer.aggregator.watching import health_of, sample_of
 
 ROUTERS = (devices, work, files, uploads, updates, runs, rounds, health)
 
@@ -26,9 +29,11 @@ def create_app(config: ServerConfig) -> FastAPI:
     Starting raises whatever `running_service` does, kept in `app.state.startup_error`.
     """
 
+    metrics = Metrics()
+
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        context = running_service(config)
+        context = running_service(config, metrics)
         try:
             app.state.service = await run_in_threadpool(context.__enter__)
         except Exception as error:
@@ -37,6 +42,8 @@ def create_app(config: ServerConfig) -> FastAPI:
         root = app.state.service.store.blobs.root / "partial"
         files = await run_in_threadpool(PartialUploads, root, PartialLimits(), time.time)
         app.state.uploads = ResumableUploads(files, Turns())
+        health = app.state.health = health_of(app.state.service)
+        metrics.registry.register(StateCollector(lambda: sample_of(app.state.service, health)))
         app.state.checks = anyio.CapacityLimiter(config.max_concurrent_checks)
         try:
             yield
@@ -52,9 +59,13 @@ def create_app(config: ServerConfig) -> FastAPI:
         redoc_url=None,
     )
     app.state.startup_error = None
+    app.state.metrics = metrics
     app.state.keyring = config.keyring
 
     guards.install(app, config.limits, lambda: app.state.service.max_upload_bytes)
+    app.add_middleware(
+        RequestMetrics, metrics=metrics, has_run=lambda name: name in app.state.service.runs
+    )  # around all of it
     for module in ROUTERS:
         app.include_router(module.router)
     refusals.install(app)

@@ -10,6 +10,7 @@ import threading
 import time
 
 from fedfer.aggregator.average import weighted_mean
+from fedfer.aggregator.metrics import Metrics
 from fedfer.aggregator.model_runs import measure_version
 from fedfer.aggregator.round_store import Result, result_of
 from fedfer.aggregator.rounds import Round
@@ -30,10 +31,17 @@ logger = logging.getLogger("fedfer.aggregator")
 class Closer:
     """Runs in a daemon thread from `start` to `stop`."""
 
-    def __init__(self, run: Run, holdout: LabelledImages | None, runtime: str) -> None:
+    def __init__(self, run: Run, holdout: LabelledImages | None, runtime: str, metrics: Metrics) -> None:
         self._run, self._holdout, self._runtime = run, holdout, runtime
+        self._metrics, self._trouble = metrics, ""
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._close_rounds, name=f"closer {run.name}", daemon=True)
+
+    @property
+    def problem(self) -> tuple[str, str] | None:
+        """The run's name and why its round cannot be closed, None if all is well."""
+        ended = "" if self._thread.is_alive() or self._stopping.is_set() else "its thread has ended"
+        return (self._run.name, self._trouble or ended) if self._trouble or ended else None
 
     def start(self) -> None:
         self._thread.start()
@@ -54,10 +62,14 @@ class Closer:
             try:
                 closing = self._wait_for_close()
                 if closing is not None:
-                    self._close(closing)
-                pause_sec = FIRST_PAUSE_SEC
+                    with self._metrics.stage("close"):
+                        self._close(closing)
+                    self._metrics.round_closed(self._run.name)
+                self._trouble, pause_sec = "", FIRST_PAUSE_SEC
             except Exception as error:
                 bug = None if isinstance(error, FedferError) else error
+                self._trouble = str(error) or type(error).__name__
+                self._metrics.close_failed(self._run.name)
                 logger.error(
                     "run %s: cannot close the round (%s); next try in %.0f s",
                     self._run.name,

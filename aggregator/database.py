@@ -40,8 +40,10 @@ class Database:
     @contextmanager
     def write(self, doing: str) -> Iterator[Connection]:
         """A transaction; `doing` completes "cannot ...". Raises StoreError."""
-        with self._writer, store_errors(doing), self._engine.begin() as connection:
-            yield connection
+        with self._writer, store_errors(doing):
+            self._keep_hold()
+            with self._engine.begin() as connection:
+                yield connection
 
     @contextmanager
     def read(self, doing: str) -> Iterator[Connection]:
@@ -50,13 +52,21 @@ class Database:
             yield connection
 
     def probe(self) -> None:
-        """Whether it can be written, by a write that changes nothing; whether this server still has it to
-        itself. Raises StoreError."""
+        """Whether it can be written, by a write that changes nothing. Raises StoreError."""
         with self.write("write to the database") as connection:
             connection.exec_driver_sql("UPDATE alembic_version SET version_num = version_num")
-        if self._hold is not None:
-            with self._writer, store_errors("keep the database to itself"):
-                self._hold.exec_driver_sql("SELECT 1")
+
+    def _keep_hold(self) -> None:
+        """After a restart of PostgreSQL, which ends connections and their locks: takes the database again.
+        Raises StoreError if another server was quicker."""
+        if self._hold is None:
+            return
+        try:
+            self._hold.exec_driver_sql("SELECT 1")
+        except SQLAlchemyError:
+            self._hold.invalidate()
+            self._hold.close()
+            self._hold = _hold(self._engine)
 
 
 @contextmanager

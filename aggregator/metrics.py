@@ -23,7 +23,7 @@ OTHER = "other"
 ACCEPTED = "accepted"
 REQUEST_BUCKETS_SEC = (0.005, 0.02, 0.1, 0.5, 2.0, 10.0, 60.0, 300.0)
 STAGE_BUCKETS_SEC = (0.01, 0.05, 0.25, 1.0, 5.0, 25.0, 125.0, 625.0)
-Stage = Literal["receive", "check", "store", "average", "evaluate", "commit"]
+Stage = Literal["receive", "check", "store", "average", "evaluate", "close"]
 
 
 @dataclass(frozen=True)

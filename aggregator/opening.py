@@ -8,6 +8,7 @@ from contextlib import closing, contextmanager
 from fedfer.aggregator.blobs import Blobs
 from fedfer.aggregator.closer import Closer, log_state
 from fedfer.aggregator.config import RunConfig, ServerConfig
+from fedfer.aggregator.metrics import Metrics
 from fedfer.aggregator.model_runs import load_holdout
 from fedfer.aggregator.run_opening import begin_or_go_on, check_files, load_run_model, tell_of_settings
 from fedfer.aggregator.run_store import RunRow
@@ -23,8 +24,8 @@ Clock = Callable[[], float]
 class Opener:
     """Brings runs to life, each with its closer."""
 
-    def __init__(self, config: ServerConfig, store: Store, clock: Clock) -> None:
-        self._config, self._store, self._clock = config, store, clock
+    def __init__(self, config: ServerConfig, store: Store, clock: Clock, metrics: Metrics) -> None:
+        self._config, self._store, self._clock, self._metrics = config, store, clock, metrics
         self._closers: list[Closer] = []
 
     def open_all(self) -> list[Run]:
@@ -40,6 +41,10 @@ class Opener:
             raise RefusedError(f"run {run.name} exists", code="run_exists", status=409)
         with _disk_errors(self._store):
             return self._open(begin_or_go_on(run, self._store, self._config.runtime, self._clock))
+
+    def problems(self) -> dict[str, str]:
+        """By run, why its round cannot be closed."""
+        return dict(problem for closer in self._closers if (problem := closer.problem))
 
     def close(self) -> None:
         for closer in self._closers:
@@ -58,18 +63,23 @@ class Opener:
         if not run.settings.keep_updates:
             run.blobs.drop_updates_before(run.name, run.round_.number + run.is_over)
         log_state(run)
-        closer = Closer(run, holdout, self._config.runtime)
+        closer = Closer(run, holdout, self._config.runtime, self._metrics)
         self._closers.append(closer)
         closer.start()
         return run
 
 
 @contextmanager
-def running_service(config: ServerConfig) -> Iterator[Service]:
+def running_service(config: ServerConfig, metrics: Metrics | None = None) -> Iterator[Service]:
     """A service whose rounds are closed. Raises FedferErrors that a person can act on."""
     clock = steady_clock()
-    with closing(_open_store(config)) as store, closing(Opener(config, store, clock)) as opener:
-        yield Service(config, store, clock, opener.open_all(), opener.open_new)
+    with (
+        closing(_open_store(config)) as store,
+        closing(Opener(config, store, clock, metrics or Metrics())) as opener,
+    ):
+        service = Service(config, store, clock, opener.open_all(), opener.open_new)
+        service.closing_problems = opener.problems
+        yield service
 
 
 def steady_clock() -> Clock:

@@ -148,6 +148,11 @@ class HealthReply(BaseModel):
     status: Literal["ok"] = "ok"
 
 
+class ReadyReply(BaseModel):
+    ready: bool
+    problems: dict[str, str] = Field(description="What is wrong, by database, disk, files, bucket, closing.")
+
+
 def work_reply(work: Work, retry_after_sec: float) -> TrainReply | WaitReply | StopReply:
     """What a device is told to do."""
     run, round_, settings = work.run, work.round_, work.round_.settings

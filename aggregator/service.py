@@ -5,7 +5,7 @@ same directory goes on where the store is.
 """
 
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from fedfer.aggregator.config import RunConfig, ServerConfig
@@ -31,6 +31,7 @@ class Service:
         self.config, self.store, self.clock = config, store, clock
         self.runs = {run.name: run for run in runs}
         self._enrolment = Enrolment(store.devices, clock, config.token_days, config.max_devices)
+        self.closing_problems: Callable[[], Mapping[str, str]] = dict  # by run: why a round cannot be closed
         self._open_new, self._adding = open_new, threading.Lock()
 
     # Devices

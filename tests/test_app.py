@@ -223,6 +223,8 @@ def test_openapi_describes_every_call(server: Server) -> None:
         "GET /v1/runs/{run}/rounds",
         "GET /v1/runs/{run}/rounds/{round}",
         "GET /healthz",
+        "GET /readyz",
+        "GET /metrics",
     }
     body = described["paths"]["/v1/runs/{run}/rounds/{round}/update"]["put"]["requestBody"]["content"]
     assert list(body) == ["application/octet-stream"]

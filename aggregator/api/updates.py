@@ -1,5 +1,6 @@
 """The call by which a device hands in its update."""
 
+import contextlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Annotated
@@ -19,6 +20,7 @@ from fedfer.aggregator.api.dependencies import (
     patience_of,
 )
 from fedfer.aggregator.device_store import Device
+from fedfer.aggregator.metrics import Metrics
 from fedfer.aggregator.resumable import ResumableUploads
 from fedfer.aggregator.rounds import Update, check_num_examples
 from fedfer.aggregator.runs import Report, Run, Upload
@@ -58,9 +60,13 @@ async def put_update(
         earlier = await run_in_threadpool(run.repeated, device, round, named)
         if earlier is not None:
             return _receipt(run, round, earlier)
-    async with _body(request, service, resumable, device, run, upload) as received:
+    metrics: Metrics = request.app.state.metrics
+    async with contextlib.AsyncExitStack() as stack:
+        with metrics.stage("receive"):
+            body = _body(request, service, resumable, device, run, upload)
+            received = await stack.enter_async_context(body)
         accepted = await anyio.to_thread.run_sync(
-            _check_and_accept, run, device, round, received, report, limiter=request.app.state.checks
+            _check_and_accept, run, device, round, received, report, metrics, limiter=request.app.state.checks
         )
     return _receipt(run, round, accepted)
 
@@ -103,9 +109,13 @@ def _receipt(run: Run, number: int, accepted: Update) -> replies.ReceiptReply:
     )
 
 
-def _check_and_accept(run: Run, device: Device, number: int, upload: Upload, report: Report) -> Update:
+def _check_and_accept(
+    run: Run, device: Device, number: int, upload: Upload, report: Report, metrics: Metrics
+) -> Update:
     earlier = run.repeated(device, number, upload)
     if earlier is not None:
         return earlier
-    run.check_content(upload)
-    return run.accept(device, number, upload, report)
+    with metrics.stage("check"):
+        run.check_content(upload)
+    with metrics.stage("store"):
+        return run.accept(device, number, upload, report)
