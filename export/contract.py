@@ -72,7 +72,8 @@ class TrainingSettings:
 
 @dataclass(frozen=True)
 class Contract:
-    """What a `.tflite` offers. `image_shape` is (H, W, C); uint8 pixels are divided by
+    """What a `.tflite` offers. `image_shape` is (H, W, C), of sequences
+    (steps, C) or (steps,), of tables (columns,); uint8 pixels are divided by
     `pixel_divisor` before they enter `train` or `infer`; `labels[i]` is the name of class i, or of a
     regressor's output i;
     `initial_weights` is the sha256 of the checkpoint that the file starts from, written for this contract
@@ -80,7 +81,7 @@ class Contract:
     is the sha256 of the `num_frozen` numbers that are constants of the file, empty if there are none."""
 
     model_name: str
-    image_shape: tuple[int, int, int]
+    image_shape: tuple[int, ...]
     labels: tuple[str, ...]
     weights: tuple[WeightSpec, ...]
     training: TrainingSettings
@@ -176,8 +177,8 @@ def _faults(contract: Contract) -> Iterator[str]:
         yield "label_smoothing or class_weights are not numbers"
     if not all(map(_is_positive, (training.learning_rate, contract.pixel_divisor))):
         yield "learning_rate or pixel_divisor is not a positive number"
-    if len(contract.image_shape) != 3 or not _is_shape(contract.image_shape):
-        yield "image_shape is not height, width, channels"
+    if not 1 <= len(contract.image_shape) <= 3 or not _is_shape(contract.image_shape):
+        yield "image_shape is not height, width, channels, nor of a sequence or a row"
     if not contract.labels or not _are_names(contract.labels):
         yield "labels are not different names"
     training.loss.check_outputs(contract.num_outputs)

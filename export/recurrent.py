@@ -27,8 +27,7 @@ def recurrent(layer: Any, sequences: tf.Tensor, initial_state: Any = None, **res
         )
     if initial_state is None:
         zero = tf.zeros_like(sequences[:, 0, :1])
-        sizes = tf.nest.flatten(layer.cell.state_size)
-        initial_state = [zero + tf.zeros([1, size]) for size in sizes]
+        initial_state = tf.nest.map_structure(lambda size: zero + tf.zeros([1, size]), layer.cell.state_size)
     with patch.multiple(layer, unroll=True):
         return _rnn_call(layer, sequences, initial_state=initial_state, **rest)
 

@@ -5,7 +5,7 @@ other gradients (fedfer.export.gradients), layers (fedfer.export.layers) and dro
 (fedfer.export.dropout) than Keras uses.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import keras
@@ -36,7 +36,7 @@ class TrainableModel(tf.Module):  # type: ignore[misc]
         trained = [weight.value for weight in model.trainable_weights]
         self.optimizer = Optimizer(contract.training.optimizer, trained, contract.training.proximal)
 
-    def signatures(self) -> dict[str, Callable[..., dict[str, tf.Tensor]]]:
+    def signatures(self) -> dict[str, tf.types.experimental.ConcreteFunction]:
         """Concrete functions by signature name."""
         shape = self.model.input_shape
         images = tf.TensorSpec([None, *shape[1:]], tf.float32, name="images")
@@ -74,7 +74,7 @@ class TrainableModel(tf.Module):  # type: ignore[misc]
         right = labels if targets is None else targets
         graph = tf.compat.v1.get_default_graph()
         with builtin_gradients(graph), seeded_dropout(seed, one_a_sample(right)), self._as_on_phones():
-            step = training_loss(self.model(images, training=True), right, settings)
+            step = training_loss(self._outputs(images, training=True), right, settings)
             loss = tf.add_n([step.loss, *self.model.losses])
             trained = [weight.value for weight in self.model.trainable_weights]
             gradients = tf.gradients(loss, trained)
@@ -88,13 +88,18 @@ class TrainableModel(tf.Module):  # type: ignore[misc]
 
     def infer(self, images: tf.Tensor) -> dict[str, tf.Tensor]:
         with self._as_on_phones():
-            outputs = predictions(self.model(images, training=False), self.contract.training.loss)
+            outputs = predictions(self._outputs(images, training=False), self.contract.training.loss)
         return {self.contract.infer_output: outputs}
 
     @contextmanager
     def _as_on_phones(self) -> Iterator[None]:
         with phone_layers(), frozen_as_constants(self.model):
             yield
+
+    def _outputs(self, images: tf.Tensor, training: bool) -> tf.Tensor:
+        """Of a model that takes integers too: the phone gives every input as float32."""
+        (taken,) = self.model.inputs
+        return self.model(tf.cast(images, taken.dtype), training=training)
 
     def save(self, request: tf.Tensor) -> dict[str, tf.Tensor]:
         """`request` is ignored: Java's runSignature refuses a call without inputs."""

@@ -13,6 +13,7 @@ import tensorflow as tf
 from fedfer.export.checkpoint import checkpoint_bytes, digest_of
 from fedfer.export.contract import Contract, TrainingSettings
 from fedfer.export.packing import finish
+from fedfer.export.refusal import layers_with, refuse, vocabulary_size
 from fedfer.export.signatures import TrainableModel, short_name, weight_specs
 from fedfer.export.trainable import frozen_values, travelling_weights
 from fedfer.model.errors import ExportError
@@ -23,6 +24,7 @@ def convert(
 ) -> bytes:
     """The `.tflite` file's bytes. Raises ExportError with the op that stands in the way. `half_precision`:
     weights that float16 can hold exactly (see `round_to_float16`) are stored so."""
+    refuse(model)
     contract = make_contract(model, labels, settings)
     trainable = TrainableModel(model, contract)
     with tempfile.TemporaryDirectory() as directory, warnings.catch_warnings():
@@ -36,7 +38,7 @@ def convert(
         try:
             content: bytes = converter.convert()
         except Exception as error:  # the converter raises whatever MLIR says
-            raise ExportError(_refusal(str(error))) from None
+            raise ExportError(_refusal(str(error), signatures["train"].graph, model)) from None
     names = {short_name(i): weight.name for i, weight in enumerate(contract.weights)}
     return finish(content, contract, names, half_precision)
 
@@ -51,13 +53,14 @@ def round_to_float16(model: keras.Model) -> None:
     model.set_weights(rounded)
 
 
-def _refusal(message: str) -> str:
+def _refusal(message: str, graph: tf.Graph, model: keras.Model) -> str:
     """What stands in the way, in one line, of the pages that the converter says."""
     missing = sorted(set(re.findall(r"'tf\.(\w+)' op is neither", message)))
     if missing:
+        layers = layers_with(graph, missing, model)
         return (
             f"training this model needs operators that phones lack: {', '.join(missing)}; "
-            "replace the layers that they come from"
+            f"replace the layers that they come from{': ' if layers else ''}{', '.join(layers)}"
         )
     return f"TensorFlow cannot convert the model: {(message.strip().splitlines() or [''])[0][:300]}"
 
@@ -65,8 +68,11 @@ def _refusal(message: str) -> str:
 def make_contract(model: keras.Model, labels: tuple[str, ...], settings: TrainingSettings) -> Contract:
     """The contract of an export of `model`. Raises ExportError for shapes that do not fit."""
     shape, outputs = model.input_shape, model.output_shape
-    if not isinstance(shape, tuple) or len(shape) != 4 or None in shape[1:]:
-        raise ExportError(f"input shape {shape}; expected one image input (None, height, width, channels)")
+    if not isinstance(shape, tuple) or not 2 <= len(shape) <= 4 or None in shape[1:]:
+        raise ExportError(
+            f"input shape {shape}; expected one input of fixed size: images (None, height, width, channels), "
+            "sequences (None, steps, channels) or rows (None, columns)"
+        )
     specs = weight_specs(model)
     travelling = travelling_weights(model)
     weights = {spec.name: np.asarray(w) for spec, w in zip(specs, travelling, strict=True)}
@@ -79,6 +85,7 @@ def make_contract(model: keras.Model, labels: tuple[str, ...], settings: Trainin
         "training": settings,
         "num_frozen": sum(value.size for value in frozen.values()),
         "frozen_weights": digest_of(safetensors.numpy.save(frozen)) if frozen else "",
+        "pixel_divisor": 255.0 if vocabulary_size(model) is None else 1.0,
     }
     # The checkpoint names the contract and the contract the checkpoint: its tensors alone go into the name.
     unnamed = Contract(**fields, initial_weights="")

@@ -18,6 +18,7 @@ from fedfer.export.isolation import call_isolated
 from fedfer.export.keras_training import keras_optimizer
 from fedfer.export.loss_settings import BINARY, SQUARED, encode_targets
 from fedfer.export.losses import keras_loss, predictions
+from fedfer.export.refusal import vocabulary_size
 from fedfer.export.runtime import available_runtimes
 from fedfer.export.signatures import one_a_sample, weight_specs
 from fedfer.export.trainable import travelling_weights
@@ -31,6 +32,7 @@ STEP_TOLERANCE = 5e-2
 # Adam divides each gradient by its own size, so that rounding decides the sign of the smallest: a tensor's
 # step may differ by so many times what Keras's own differs by when its input changes in the 6th digit.
 NOISE_CHANGE, NOISE_FACTOR = 1e-6, 3.0
+NOTHING = 1e-5
 WEIGHTS_TOLERANCE = 1e-3
 CHECK_SEED = 20_1602  # any fixed number
 BATCH_SIZE = 4
@@ -49,7 +51,7 @@ def verify(content: bytes, model: keras.Model, contract: Contract) -> list[Findi
     findings = list(_static_findings(content))
     if not all(finding.passed for finding in findings):
         return findings
-    images, labels = _random_batch(contract)
+    images, labels = _random_batch(model, contract)
     rate = contract.training.learning_rate
     reference = _keras_step(model, images, labels, contract.training)
     noise: dict[str, float] = {}
@@ -85,15 +87,16 @@ def _static_findings(content: bytes) -> Iterator[Finding]:
     yield Finding(names == set(SIGNATURES), f"signatures: {', '.join(sorted(names))}")
 
 
-def wave_images(rng: np.random.Generator, count: int, shape: tuple[int, int, int]) -> NDArray[np.float32]:
-    """Images f32[count,H,W,C] in 0..1, each of a few waves of its own, unlike each other.
+def wave_images(rng: np.random.Generator, count: int, shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """Images f32[count,H,W,C] in 0..1, each of a few waves of its own, unlike each other; sequences and rows
+    are images of one row, or of one row and column.
 
     White noise would not do: all its images look alike to deep layers, where BatchNorm then magnifies
     rounding (an input changed by 1e-7 moves the updated weights by 1e-2; with these by 1e-5).
     """
-    height, width, channels = shape
+    height, width, channels = (*[1] * (3 - len(shape)), *shape)
     rows, columns = np.arange(height)[:, None, None] / height, np.arange(width)[None, :, None] / width
-    images = np.zeros((count, *shape))
+    images = np.zeros((count, height, width, channels))
     for image in images:
         for _ in range(4):
             down, right = rng.uniform(-4, 4, 2)
@@ -101,13 +104,15 @@ def wave_images(rng: np.random.Generator, count: int, shape: tuple[int, int, int
             image += weight * np.cos(2 * np.pi * (down * rows + right * columns + phase))
         image -= image.min()
         image /= max(image.max(), 1e-6)
-    return images.astype(np.float32)
+    return images.astype(np.float32).reshape(count, *shape)
 
 
-def _random_batch(contract: Contract) -> tuple[NDArray[np.float32], NDArray[Any]]:
+def _random_batch(model: keras.Model, contract: Contract) -> tuple[NDArray[np.float32], NDArray[Any]]:
     """Images and what is right for them, as `train` takes it."""
     rng = np.random.default_rng(CHECK_SEED)
-    images = wave_images(rng, BATCH_SIZE, contract.image_shape)
+    images, vocabulary = wave_images(rng, BATCH_SIZE, contract.image_shape), vocabulary_size(model)
+    if vocabulary is not None:
+        images = rng.integers(0, vocabulary, images.shape).astype(np.float32)
     if contract.training.loss.name == SQUARED:
         return images, rng.uniform(0, 1, (BATCH_SIZE, contract.num_outputs)).astype(np.float32)
     return images, encode_targets(rng.integers(0, len(contract.labels), BATCH_SIZE), contract.target)
@@ -156,10 +161,14 @@ def _keras_step(
 
 
 def _steps_apart(reference: Reference, trained: Weights) -> dict[str, float]:
-    """By tensor: how far its step in `trained` is from that in Keras, relative to the latter."""
+    """By tensor: how far its step in `trained` is from that in Keras, relative to the latter, or to NOTHING
+    of the whole step where that is more: a tensor that a later BatchNorm removes steps by rounding."""
+    steps = {name: reference.trained[name] - start for name, start in reference.initial.items()}
+    least = NOTHING * float(np.sqrt(sum(np.square(step, dtype=np.float64).sum() for step in steps.values())))
     return {
-        name: vector_difference({name: trained[name] - start}, {name: reference.trained[name] - start})
-        for name, start in reference.initial.items()
+        name: float(np.linalg.norm(trained[name] - reference.trained[name]))
+        / max(float(np.linalg.norm(step)), least, 1e-12)
+        for name, step in steps.items()
     }
 
 

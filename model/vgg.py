@@ -15,7 +15,7 @@ with batch normalisation (Ioffe & Szegedy 2015, arXiv 1502.03167). Its 5,102,791
     dense1..3 drop5..7    512, 256 and 64 units                                  410,432
     probabilities         7, softmax                                                 455
 
-This module imports Keras, and with it TensorFlow; no other module of fedfer.model does.
+This module and fedfer.model.mnist import Keras, and with it TensorFlow; no other of fedfer.model does.
 """
 
 import keras

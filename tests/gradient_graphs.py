@@ -38,6 +38,7 @@ OPS: dict[str, Callable[..., tf.Tensor]] = {
     "reshape": lambda x, shape: tf.reshape(x, shape),
 }
 FUNCTIONS: dict[str, Callable[[tf.Tensor], tf.Tensor]] = {
+    "elementwise": lambda x: tf.sin(x) * tf.cos(x) + tf.sign(x) * tf.math.log1p(tf.abs(x)) + tf.math.expm1(x),
     "gelu_tanh": lambda x: keras.activations.gelu(x, approximate=True),
     "slices": lambda x: x[:, ::2, 1:-1] + x[:, :3, -1:] + x[:, None, 4, :1] + x[:, ::-2, ..., 2:3],
     "powers": lambda x: tf.abs(x) ** 1.5 + tf.square(x) + x**3,

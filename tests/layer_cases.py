@@ -142,13 +142,26 @@ MERGES: dict[str, tuple[str, tuple[int, ...], tuple[int, ...], Settings]] = {
     "concatenate": ("Concatenate", SEQUENCE, (2, 9, 3), {}),
     "concatenate_other_axis": ("Concatenate", SEQUENCE, (2, 5, 4), {"axis": 1}),
     "dot": ("Dot", (3, 5), (3, 5), {"axes": 1}),
+    "attention": ("Attention", SEQUENCE, (2, 5, 4), {}),
+    "additive_attention": ("AdditiveAttention", SEQUENCE, (2, 5, 4), {}),
     "dot_of_sequences": ("Dot", (2, 9, 4), (2, 5, 4), {"axes": 2}),
 }
 ACTIVATIONS = (
     *("relu", "relu6", "leaky_relu", "elu", "selu", "silu", "gelu", "sigmoid", "tanh", "softmax", "softplus"),
+    *("celu", "glu", "hard_shrink", "hard_tanh", "log_sigmoid", "soft_shrink", "squareplus", "tanh_shrink"),
     *("softsign", "hard_sigmoid", "hard_silu", "exponential", "mish", "log_softmax", "linear"),
 )
-FUNCTIONS = ("gelu_tanh", "slices", "powers", "parts", "extremes", "sums", "products", "products_transposed")
+FUNCTIONS = (
+    "elementwise",
+    "gelu_tanh",
+    "slices",
+    "powers",
+    "parts",
+    "extremes",
+    "sums",
+    "products",
+    "products_transposed",
+)
 
 
 def layer_cases() -> list[Case]:

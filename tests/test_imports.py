@@ -123,7 +123,7 @@ def test_servers_and_devices_import_no_tensorflow_anywhere(part: str) -> None:
 def test_only_vgg_and_export_hold_tensorflow() -> None:
     light = {f"fedfer.export.{name}" for name in LIGHT_EXPORT}
     for name in tensorflow_modules():
-        assert name == "fedfer.model.vgg" or name.startswith("fedfer.export."), name
+        assert name in ("fedfer.model.vgg", "fedfer.model.mnist") or name.startswith("fedfer.export."), name
         assert name not in light
 
 
@@ -147,7 +147,7 @@ def test_commands_import_at_module_level_only_what_is_light(module: str) -> None
 def test_importing_all_that_servers_and_devices_use_loads_no_tensorflow() -> None:
     """In a process of its own: what the packages underneath import counts too."""
     names = [name_of(path) for part in ("aggregator", "android_stub", "cli") for path in modules_of(part)]
-    names += [name_of(path) for path in modules_of("model") if path.stem != "vgg"]
+    names += [name_of(path) for path in modules_of("model") if path.stem not in ("vgg", "mnist")]
     names.remove("fedfer.aggregator.migrations.env")  # alembic's script: migrates when it is imported
     names += [f"fedfer.export.{name}" for name in LIGHT_EXPORT]
     code = (
