@@ -38,11 +38,11 @@ def sabotaged_convert(way: str) -> Convert:
     from fedfer.export.packing import finish
     from fedfer.export.tflite import convert, make_contract
 
-    def wrong(model: Any, labels: tuple[str, ...], settings: Any) -> bytes:
+    def wrong(model: Any, labels: tuple[str, ...], settings: Any, **more: Any) -> bytes:
         if way == "flex":
             return finish(flex_file(), make_contract(model, labels, settings), {})
         with _wrong_weights(model, way), _wrong_gradient(way), _wrong_dropout(way):
-            return convert(model, labels, settings)
+            return convert(model, labels, settings, **more)
 
     return wrong
 
