@@ -1,0 +1,266 @@
+"""The aggregator's speed and memory, side by side with Flower's deployment engine, on one machine.
+
+No training: clients fetch the global weights and send ready-made ones, over loopback; for the VGG 20.4 MB
+either way. Parts: `rounds` (both), `fold` (averaging against a copy in memory), `polling` (asking for work
+while uploads run), `memory` (of one round with many updates; takes disk space of as many checkpoints).
+Prints tables, writes aggregation.json and aggregation.png. Linux.
+
+    .venv/bin/python benchmarks/aggregation.py --output bench-out
+"""
+
+import argparse
+import asyncio
+import json
+import multiprocessing
+import os
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+from fedfer_side import Body, Rounds, Server, measure_rounds, upload_once
+from flower_side import environment, measure_flower
+from polling import Polling, poll
+from processes import cpu_sec, peak_memory_mb
+
+from fedfer.aggregator.average import weighted_mean
+from fedfer.aggregator.update_reader import WeightedFile
+from fedfer.cli.children import Children
+from fedfer.cli.table import format_table
+from fedfer.export.contract import Contract, read_contract
+
+PARTS = ("rounds", "fold", "polling", "memory")
+FOLD_FILES, FOLD_REPEATS = 16, 9
+
+
+@dataclass(frozen=True)
+class Fold:
+    """Milliseconds for one update in the page cache, by the clock and of the processor, the least of several
+    runs, with equal and with different numbers of examples; and for copying as many bytes in memory."""
+
+    copy_ms: float
+    copy_cpu_ms: float
+    equal_ms: float
+    equal_cpu_ms: float
+    different_ms: float
+    different_cpu_ms: float
+
+
+@dataclass(frozen=True)
+class Intake:
+    """One round with so many updates. `rest_mb` is the server's peak before the first upload."""
+
+    num_updates: int
+    seconds: float
+    server_cpu_sec: float
+    rest_mb: float
+    peak_mb: float
+
+
+@contextmanager
+def serving(model: Path, directory: Path, *options: str) -> Iterator[Server]:
+    directory.mkdir()
+    with Children(directory) as children:
+        data_dir = f"--data-dir={directory / 'server'}"
+        yield Server(children.start("serve", str(model), data_dir, "--port=0", *options))
+
+
+def measure_fold(contract: Contract, directory: Path) -> Fold:
+    """Interleaved, so that other work on the machine meets all alike."""
+    body, paths = Body(contract), []
+    for number in range(FOLD_FILES):
+        paths.append(directory / f"update-{number}")
+        paths[-1].write_bytes(b"".join(body.of(number)))
+    source = np.zeros(contract.weights_bytes // 4, np.float32)
+    target = np.ones_like(source)
+
+    def copy() -> None:
+        for _ in range(FOLD_FILES):
+            np.copyto(target, source)
+
+    def fold(step: int) -> Callable[[], None]:
+        files = [WeightedFile(p.name, 10 + i * step, "", p) for i, p in enumerate(paths)]
+        return lambda: _discard(weighted_mean(files, contract))
+
+    works = (copy, fold(0), fold(1))
+    taken: list[list[tuple[float, float]]] = [[], [], []]
+    for _ in range(FOLD_REPEATS):
+        for work, times in zip(works, taken, strict=True):
+            started, cpu_started = time.perf_counter(), time.process_time()
+            work()
+            times.append((time.perf_counter() - started, time.process_time() - cpu_started))
+    least = [min(each) for times in taken for each in zip(*times, strict=True)]
+    return Fold(*(sec * 1e3 / FOLD_FILES for sec in least))
+
+
+def _discard(weights: object) -> None:
+    del weights
+
+
+def measure_polling(
+    model: Path, contract: Contract, num_devices: int, num_uploads: int, directory: Path
+) -> Polling:
+    """A process of its own uploads, four updates at a time, in a round that has no place for the others; they
+    ask for work until the last update is in."""
+    options = (
+        f"--clients={num_uploads}",
+        "--rounds=1",
+        f"--address-connections={num_devices + num_uploads + 64}",
+    )
+    with serving(model, directory, *options) as server:
+        spawn = multiprocessing.get_context("spawn")
+        joined, go = spawn.Event(), spawn.Event()
+        arguments = (server.host, server.port, model, num_uploads, joined, go)
+        uploads = spawn.Process(target=_upload, args=arguments, daemon=True)
+        uploads.start()
+        joined.wait(120.0)
+        is_over = lambda: not uploads.is_alive()  # noqa: E731
+        polling = asyncio.run(poll(server.host, server.port, num_devices, go.set, is_over))
+        uploads.join()
+        if uploads.exitcode:
+            raise RuntimeError("the uploading process failed")
+        return polling
+
+
+def _upload(host: str, port: int, model: Path, num_uploads: int, joined: Any, go: Any) -> None:
+    upload_once(host, port, Body(read_contract(model)), num_uploads, joined, go)
+
+
+def measure_intake(model: Path, contract: Contract, num_updates: int, directory: Path) -> Intake:
+    """From the first upload to the new version, of a round that so many updates close."""
+    options = (f"--clients={num_updates}", "--rounds=1", "--deadline-sec=36000")
+    connections = f"--address-connections={num_updates + 64}"
+    with serving(model, directory, *options, connections) as server:
+        pid, joined, go = server.child.pid, threading.Event(), threading.Event()
+        arguments = (server.host, server.port, Body(contract), num_updates, joined, go)
+        uploads = threading.Thread(target=upload_once, args=arguments, daemon=True)
+        uploads.start()
+        joined.wait(300.0)
+        rest_mb, cpu_before, started = peak_memory_mb(pid), cpu_sec(pid), time.monotonic()
+        go.set()
+        uploads.join()
+        while not server.rounds():
+            time.sleep(0.1)
+        seconds, used = time.monotonic() - started, cpu_sec(pid) - cpu_before
+        return Intake(num_updates, seconds, used / num_updates, rest_mb, peak_memory_mb(pid))
+
+
+def run_parts(args: argparse.Namespace, model: Path, scratch: Path) -> dict[str, list[Any]]:
+    """Results by part, in the order of the tables."""
+    contract, results = read_contract(model), dict[str, list[Any]]()
+    if "rounds" in args.parts:
+        results["fedfer"] = [measure_fedfer(model, contract, n, args.rounds, scratch) for n in args.clients]
+        if args.flower_clients:
+            commands = environment(args.cache)
+            results["flower"] = [
+                measure_flower(
+                    commands, contract, n, args.rounds, made(scratch / f"flower-{n}"), args.timeout_sec
+                )
+                for n in args.flower_clients
+            ]
+    if "fold" in args.parts:
+        results["fold"] = [measure_fold(contract, made(scratch / "fold"))]
+    if "polling" in args.parts:
+        place = scratch / "polling"
+        results["polling"] = [measure_polling(model, contract, args.pollers, args.polling_uploads, place)]
+    if "memory" in args.parts:
+        results["memory"] = []
+        for count in args.updates:
+            place = scratch / f"memory-{count}"
+            results["memory"].append(measure_intake(model, contract, count, place))
+            shutil.rmtree(place)
+    return results
+
+
+def measure_fedfer(
+    model: Path, contract: Contract, num_clients: int, num_rounds: int, scratch: Path
+) -> Rounds:
+    options = (f"--clients={num_clients}", f"--rounds={num_rounds}")
+    with serving(model, scratch / f"fedfer-{num_clients}", *options) as server:
+        return measure_rounds(server, num_clients, num_rounds, Body(contract))
+
+
+def made(directory: Path) -> Path:
+    directory.mkdir()
+    return directory
+
+
+def tables(results: dict[str, list[Any]]) -> str:
+    """A table a part, a column a field."""
+    texts = []
+    for name, rows in results.items():
+        columns = [field.replace("_", " ") for field in asdict(rows[0])]
+        cells = [[f"{value:.4g}" for value in asdict(row).values()] for row in rows]
+        texts.append(f"{name}\n{format_table(columns, cells, num_left=0)}")
+    return "\n\n".join(texts)
+
+
+def draw(path: Path, results: dict[str, list[Any]]) -> None:
+    """Updates a second and server memory by number of clients, of both."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 3.2), dpi=120, layout="constrained")
+    panels = {"updates_per_sec": "updates a second", "peak_mb": "server's peak memory, MB"}
+    for axes, (name, label) in zip(figure.subplots(1, 2), panels.items(), strict=True):
+        for side, colour in (("fedfer", "#0072b2"), ("flower", "#d55e00")):
+            rows = results.get(side, [])
+            clients, values = [r.num_clients for r in rows], [getattr(r, name) for r in rows]
+            axes.plot(clients, values, marker="o", color=colour, label=side)
+        axes.set(xlabel="clients a round", ylabel=label, xscale="log", yscale="log")
+        axes.legend()
+    figure.savefig(path)
+
+
+def main() -> None:
+    args = parse_arguments()
+    args.output.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix="fedfer-bench-", dir=args.scratch) as scratch:
+        model = args.model or Path(scratch, "model.tflite")
+        if args.model is None:
+            with Children(Path(scratch)) as children:
+                children.start("export", f"--output={model}").wait(600.0)
+        results = run_parts(args, model, Path(scratch))
+    print(tables(results))
+    plain = {name: [asdict(row) for row in rows] for name, rows in results.items()}
+    load = {"load_average": os.getloadavg(), "cores": os.cpu_count()}
+    (args.output / "aggregation.json").write_text(json.dumps({**load, **plain}, indent=2) + "\n")
+    if "fedfer" in results:
+        draw(args.output / "aggregation.png", results)
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--parts", nargs="+", choices=PARTS, default=PARTS, help="what to measure; all if not given")
+    add("--clients", type=int, nargs="+", default=[4, 16, 64], help="clients a round")
+    add(
+        "--flower-clients",
+        type=int,
+        nargs="*",
+        default=[4, 16],
+        help="the same for Flower; none leaves it out",
+    )
+    add("--rounds", type=int, default=3, help="rounds of each")
+    add("--pollers", type=int, default=500, help="devices that ask for work")
+    add("--polling-uploads", type=int, default=100, help="updates that come in meanwhile")
+    add("--updates", type=int, nargs="+", default=[100, 1000], help="updates of one round, for its memory")
+    add("--model", type=Path, help="exported .tflite; the VGG is exported if not given")
+    add(
+        "--cache", type=Path, default=Path.home() / ".cache" / "fedfer-bench", help="for Flower's environment"
+    )
+    add("--scratch", type=Path, help="directory for the servers' data, by default the system's")
+    add("--timeout-sec", type=float, default=1800.0, help="how long a federation of Flower's may take")
+    add("--output", type=Path, default=Path("bench-out"), help="directory for the results")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

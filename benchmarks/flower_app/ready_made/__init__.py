@@ -1,0 +1,1 @@
+"""A Flower app whose clients return ready-made weights."""
