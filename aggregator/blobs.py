@@ -10,6 +10,7 @@ A file appears under its name only whole: written in tmp/, synced, renamed, its 
 """
 
 import fcntl
+import hashlib
 import os
 import secrets
 import shutil
@@ -50,6 +51,14 @@ class Blobs:
         """`place`, with its file in it if there is one."""
         return place
 
+    def checked(self, place: Path) -> Path:
+        """`place`, its file read and found to be what its name says. Raises StoreError, OSError."""
+        path = self.present(place)
+        actual = file_sha256(path)
+        if actual != path.stem:
+            raise StoreError(f"{path} is damaged: its sha256 is {actual}; restore it from a copy")
+        return path
+
     def temporary_path(self) -> Path:
         """A name for a new unfinished file."""
         return self._temporary / secrets.token_hex(16)
@@ -87,6 +96,12 @@ def _make_directory(path: Path) -> None:
     path.mkdir(parents=True, exist_ok=True)
     for place in missing:
         sync_directory(place.parent)
+
+
+def file_sha256(path: Path) -> str:
+    """sha256 of the file's bytes, in hex; in memory a piece at a time. Raises OSError."""
+    with path.open("rb", 0) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def sync_file(path: Path) -> None:

@@ -125,7 +125,7 @@ class Closer:
                     u.sha256,
                     u.num_examples,
                     u.device_id,
-                    run.blobs.present(run.blobs.update_path(run.name, round_.number, u.sha256)),
+                    run.blobs.checked(run.blobs.update_path(run.name, round_.number, u.sha256)),
                 )
                 for u in round_.updates.values()
             ),

@@ -6,7 +6,7 @@ A transaction that `write` opened is durable when its block is left. May be used
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from sqlalchemy import Connection, Engine, create_engine, event
@@ -29,8 +29,12 @@ class Database:
         self._writer = threading.Lock()  # SQLite has one writer; waiting here is fair, its own waiting is not
         with store_errors("open the database"):
             self._engine = _engine(url)
-            bring_up_to_date(self._engine)
-            self._hold = _hold(self._engine)
+            try:
+                bring_up_to_date(self._engine)
+                self._hold = _hold(self._engine)
+            except BaseException:
+                self._engine.dispose()
+                raise
 
     def close(self) -> None:
         if self._hold is not None:
@@ -59,14 +63,16 @@ class Database:
     def _keep_hold(self) -> None:
         """After a restart of PostgreSQL, which ends connections and their locks: takes the database again.
         Raises StoreError if another server was quicker."""
-        if self._hold is None:
-            return
-        try:
-            self._hold.exec_driver_sql("SELECT 1")
-        except SQLAlchemyError:
-            self._hold.invalidate()
-            self._hold.close()
-            self._hold = _hold(self._engine)
+        if self._hold is not None:
+            try:
+                self._hold.exec_driver_sql("SELECT 1")
+                return
+            except SQLAlchemyError:
+                lost, self._hold = self._hold, None
+                with suppress(SQLAlchemyError):
+                    lost.invalidate()
+                lost.close()
+        self._hold = _hold(self._engine)
 
 
 @contextmanager

@@ -8,9 +8,9 @@ import os
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from hashlib import sha256
 from pathlib import Path
 
+from fedfer.aggregator.blobs import file_sha256
 from fedfer.model.errors import FedferError, StoreError
 
 FRESH_SEC = 1.0  # answers within this time are one: asking often costs nothing
@@ -95,18 +95,9 @@ class FileCheck:
             state = (found.st_ino, found.st_size, found.st_mtime_ns)
             if self._known.get(path) == state:
                 return
-            with path.open("rb") as file:
-                actual = _sha256_of(file.fileno())
+            actual = file_sha256(path)
         except OSError as error:
             raise StoreError(f"cannot read {path}: {error.strerror}; restore it from a copy") from None
         if actual != digest:
             raise StoreError(f"{path} is damaged: its sha256 is {actual}; restore it from a copy")
         self._known = {**dict(list(self._known.items())[-MAX_KNOWN_FILES:]), path: state}
-
-
-def _sha256_of(descriptor: int) -> str:
-    digest, piece = sha256(), b"-"
-    while piece:
-        piece = os.read(descriptor, 1 << 20)
-        digest.update(piece)
-    return digest.hexdigest()

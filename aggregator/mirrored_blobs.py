@@ -14,6 +14,7 @@ from pathlib import Path
 
 from fedfer.aggregator.blobs import Blobs
 from fedfer.aggregator.bucket import Bucket
+from fedfer.model.errors import StoreError
 
 IN_USE_SEC = 300.0  # a file that was asked for so recently may be being read
 UPDATES = "updates"
@@ -47,6 +48,14 @@ class MirroredBlobs(Blobs):
         with contextlib.suppress(OSError):
             os.utime(place, (self._clock(), self._clock()))
         return place
+
+    def checked(self, place: Path) -> Path:
+        """As in `Blobs`; a damaged file is fetched anew."""
+        try:
+            return super().checked(place)
+        except StoreError:
+            place.unlink(missing_ok=True)
+            return super().checked(place)
 
     def drop_updates(self, run: str, round_number: int) -> None:
         super().drop_updates(run, round_number)

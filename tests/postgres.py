@@ -13,12 +13,16 @@ import subprocess
 import tempfile
 from pathlib import Path
 
+import pytest
 import sqlalchemy
 from sqlalchemy import URL, make_url
 
 URL_VARIABLE = "FEDFER_TEST_POSTGRES_URL"
 DATABASE_VARIABLE = "FEDFER_TEST_DATABASE"  # sqlite or postgresql: what the tests of the aggregator use
 USER = "postgres"
+on_sqlite = pytest.mark.skipif(
+    os.environ.get(DATABASE_VARIABLE) == "postgresql", reason="about SQLite's file; this run is on PostgreSQL"
+)
 
 
 def missing() -> str | None:

@@ -56,6 +56,15 @@ def test_what_one_directory_keeps_another_finds(server: S3Server, tmp_path: Path
     there.close()
 
 
+def test_a_damaged_copy_is_fetched_anew(server: S3Server, tmp_path: Path) -> None:
+    blobs = blobs_at(tmp_path / "a", server, "anew")
+    place = blobs.version_path(named(b"weights"))
+    blobs.write(b"weights", place)
+    place.write_bytes(b"Weights")
+    assert blobs.checked(place).read_bytes() == b"weights"
+    blobs.close()
+
+
 def test_updates_go_from_both(server: S3Server, tmp_path: Path) -> None:
     blobs = blobs_at(tmp_path / "a", server, "updates-go")
     for number in (1, 2, 10):

@@ -14,6 +14,7 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pytest
+from postgres import database_url
 from server_helpers import (
     SERVE,
     UPDATE,
@@ -258,7 +259,8 @@ def test_clear_errors(tiny_tflite: Path, plain_tflite: Path, tmp_path: Path, con
 def serving_of(
     model: Path, data_dir: Path, weights: Path | None = None, runtime: str = "auto"
 ) -> ServerConfig:
-    return ServerConfig(data_dir, (RunConfig(model, initial_weights=weights),), runtime)
+    runs = (RunConfig(model, initial_weights=weights),)
+    return ServerConfig(data_dir, runs, runtime, database_url=database_url(data_dir))
 
 
 def refuses_to_open(config: ServerConfig, words: str) -> None:

@@ -3,7 +3,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from postgres import database_url
+from postgres import database_url, on_sqlite
 
 from fedfer.aggregator.blobs import Blobs
 from fedfer.aggregator.config import RoundSettings
@@ -159,6 +159,7 @@ def test_leftovers_are_removed(tmp_path: Path) -> None:
     blobs.close()
 
 
+@on_sqlite
 def test_damaged_database_is_one_clear_line(tmp_path: Path) -> None:
     (tmp_path / "fedfer.db").write_bytes(b"this is no database" * 1000)
     blobs = Blobs(tmp_path)
@@ -168,6 +169,7 @@ def test_damaged_database_is_one_clear_line(tmp_path: Path) -> None:
     blobs.close()
 
 
+@on_sqlite
 def test_overwritten_pages_are_found(tmp_path: Path) -> None:
     store, _ = with_round(tmp_path)
     store.close()
@@ -181,6 +183,7 @@ def test_overwritten_pages_are_found(tmp_path: Path) -> None:
     blobs.close()
 
 
+@on_sqlite
 def test_database_that_cannot_be_written(tmp_path: Path) -> None:
     store, round_ = with_round(tmp_path)
     other = sqlite3.connect(tmp_path / "fedfer.db", isolation_level=None)
@@ -191,6 +194,7 @@ def test_database_that_cannot_be_written(tmp_path: Path) -> None:
     store.close()
 
 
+@on_sqlite
 def test_durability_settings(tmp_path: Path) -> None:
     store = opened(tmp_path)
     with store.database.read("look") as connection:
