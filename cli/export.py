@@ -5,6 +5,7 @@ import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fedfer.cli.loss_options import add_loss_arguments, loss_settings
 from fedfer.export.optimizer_settings import MOMENTUM, OPTIMIZERS, OptimizerSettings, optimizer_faults
 from fedfer.model.settings import BATCH_NORM_MOMENTUM, DROPOUT
 
@@ -41,6 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_weight_arguments(parser)
     add_training_arguments(parser)
+    add_loss_arguments(parser)
     parser.add_argument("--seed", type=int, default=0, help="seed of the initial weights")
 
 
@@ -102,7 +104,7 @@ def run(args: argparse.Namespace) -> int:
         from fedfer.export.verify import require, verify
 
         model, labels = _model_and_labels(args)
-        settings = _training_settings(args, model)
+        settings = _training_settings(args, model, labels)
         _set_up_weights(model, labels, settings, args)
         print(f"converting {model.name}, {model.count_params():,} parameters{_frozen(model)}", flush=True)
         rate = f"learning rate {settings.learning_rate:g}"
@@ -157,18 +159,18 @@ def _changed(settings: OptimizerSettings, args: argparse.Namespace) -> Optimizer
     return dataclasses.replace(settings, **given)
 
 
-def _training_settings(args: argparse.Namespace, model: "keras.Model") -> "TrainingSettings":
-    """Options before what the model was compiled with before defaults. Raises ExportError."""
+def _training_settings(
+    args: argparse.Namespace, model: "keras.Model", labels: tuple[str, ...]
+) -> "TrainingSettings":
+    """Options before what the model was compiled with before defaults. Raises FedferError."""
     from fedfer.export.contract import TrainingSettings
     from fedfer.export.keras_training import settings_of
-    from fedfer.export.loss_settings import LossSettings
-    from fedfer.export.losses import loss_of
 
     settings, rate = OPTIMIZERS[args.optimizer or "sgd"], None
     if args.optimizer is None and getattr(model, "optimizer", None) is not None:
         settings, rate = settings_of(model.optimizer)
     rate = args.learning_rate or rate or settings.learning_rate
-    loss = loss_of(model) or LossSettings()
+    loss = loss_settings(args, model, labels)
     return TrainingSettings(_changed(settings, args), loss, learning_rate=rate, proximal=args.proximal)
 
 
@@ -184,15 +186,15 @@ def _model_and_labels(args: argparse.Namespace) -> "tuple[keras.Model, tuple[str
             raise UsageError("the network for facial expressions has its labels; --labels is for a MODEL")
         return build_vgg(args.dropout, args.seed, args.batch_norm_momentum), LABELS
     from fedfer.export.keras_source import load_keras_model
-    from fedfer.export.loss_settings import LossSettings
-    from fedfer.export.losses import loss_of
+    from fedfer.export.refusal import refuse
 
     model = load_keras_model(args.model)
+    refuse(model)
     if args.labels is not None:
         return model, tuple(args.labels.split(","))
     shape = model.output_shape
     outputs = shape[-1] if isinstance(shape, tuple) and isinstance(shape[-1], int) else 0
-    loss = loss_of(model) or LossSettings()
+    loss = loss_settings(args, model)
     return model, tuple(str(number) for number in range(loss.num_classes_of.get(outputs, outputs)))
 
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from fedfer.export.checkpoint import Weights
 from fedfer.export.contract import SIGNATURES, Contract, load_model_bytes, read_contract
-from fedfer.export.loss_settings import encode_targets
+from fedfer.export.targets import encode_targets
 from fedfer.model.errors import InterpreterError, ModelFileError
 
 # Distribution name -> module that holds `Interpreter`, in the order in which "auto" takes them.

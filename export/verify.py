@@ -16,11 +16,12 @@ from fedfer.export.dropout import seeded_dropout
 from fedfer.export.flatbuffer import is_builtin_only, op_census, signatures
 from fedfer.export.isolation import call_isolated
 from fedfer.export.keras_training import keras_optimizer
-from fedfer.export.loss_settings import BINARY, SQUARED, encode_targets
+from fedfer.export.loss_settings import BINARY, SQUARED
 from fedfer.export.losses import keras_loss, predictions
 from fedfer.export.refusal import vocabulary_size
 from fedfer.export.runtime import available_runtimes
 from fedfer.export.signatures import one_a_sample, weight_specs
+from fedfer.export.targets import encode_targets
 from fedfer.export.trainable import travelling_weights
 from fedfer.model.errors import ExportError
 

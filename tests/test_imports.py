@@ -29,6 +29,7 @@ LIGHT_EXPORT = (
     "evaluation",
     "isolation",
     "loss_settings",
+    "targets",
 )
 
 

@@ -21,11 +21,9 @@ from fedfer.export.loss_settings import (
     SQUARED,
     LossSettings,
     TargetSpec,
-    balanced_class_weights,
-    encode_targets,
-    read_class_weights,
 )
 from fedfer.export.runtime import RUNTIMES, available_runtimes
+from fedfer.export.targets import balanced_class_weights, encode_targets, read_class_weights
 from fedfer.model.errors import DataError, UsageError
 
 Arrays = dict[str, NDArray[Any]]
