@@ -22,6 +22,7 @@ import math
 import re
 from collections.abc import Collection, Iterator
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
@@ -116,7 +117,7 @@ class Contract:
         """Name of `infer`'s output."""
         return "outputs" if self.training.loss.name == SQUARED else "probabilities"
 
-    @property
+    @cached_property
     def weights_bytes(self) -> int:
         """Bytes of all tensors, without any header."""
         return sum(weight.num_bytes for weight in self.weights)
@@ -125,7 +126,7 @@ class Contract:
         body = {"format": FORMAT, **asdict(self)}
         return json.dumps(body, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
 
-    @property
+    @cached_property
     def digest(self) -> str:
         return hashlib.sha256(self.canonical_json()).hexdigest()
 

@@ -19,7 +19,8 @@ RunName = Annotated[str, Path(max_length=100)]
 REFUSALS: dict[int | str, dict[str, Any]] = {"4XX": {"model": replies.ErrorReply}}
 
 
-def service_of(request: Request) -> Service:
+# What does not block is async: FastAPI calls anything else in a worker thread, which costs more than it does.
+async def service_of(request: Request) -> Service:
     service: Service = request.app.state.service
     return service
 
@@ -27,7 +28,7 @@ def service_of(request: Request) -> Service:
 AnyService = Annotated[Service, Depends(service_of)]
 
 
-def run_of(run: RunName, service: AnyService) -> Run:
+async def run_of(run: RunName, service: AnyService) -> Run:
     """The run that the path names. Raises RefusedError (404)."""
     return service.run(run)
 
@@ -43,7 +44,7 @@ async def device_of(request: Request, service: AnyService) -> Device:
 AnyDevice = Annotated[Device, Depends(device_of)]
 
 
-def uploads_of(request: Request) -> ResumableUploads:
+async def uploads_of(request: Request) -> ResumableUploads:
     uploads: ResumableUploads = request.app.state.uploads
     return uploads
 
