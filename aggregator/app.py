@@ -10,7 +10,17 @@ from fastapi import FastAPI
 from starlette.concurrency import run_in_threadpool
 
 from fedfer.aggregator import guards, refusals
-from fedfer.aggregator.api import devices, files, health, rounds, runs, updates, uploads, work
+from fedfer.aggregator.api import (
+    devices,
+    files,
+    health,
+    rounds,
+    runs,
+    updates,
+    uploads,
+    versions,
+    work,
+)
 from fedfer.aggregator.config import ServerConfig
 from fedfer.aggregator.metrics import Metrics, StateCollector
 from fedfer.aggregator.opening import running_service
@@ -20,7 +30,7 @@ from fedfer.aggregator.resumable import ResumableUploads
 from fedfer.aggregator.turns import Turns
 from fedfer.aggregator.watching import health_of, sample_of
 
-ROUTERS = (devices, work, files, uploads, updates, runs, rounds, health)
+ROUTERS = (devices, work, files, uploads, updates, runs, rounds, versions, health)
 
 
 def create_app(config: ServerConfig) -> FastAPI:

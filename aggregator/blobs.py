@@ -3,6 +3,7 @@
     lock                              held by the one server that uses the directory
     models/<sha256>.tflite            the served model
     versions/<sha256>.safetensors     global checkpoints
+    states/<sha256>                   what strategies remember with a version
     updates/<run>/<round>/<sha256>.safetensors
     tmp/                              unfinished files; emptied at start
 
@@ -30,7 +31,13 @@ class Blobs:
         self._temporary = root / "tmp"
         shutil.rmtree(self._temporary, ignore_errors=True)
         self._updates = root / "updates"
-        for directory in (self._temporary, root / "models", root / "versions", self._updates):
+        for directory in (
+            self._temporary,
+            root / "models",
+            root / "versions",
+            root / "states",
+            self._updates,
+        ):
             directory.mkdir(exist_ok=True)
         sync_directory(root)
 
@@ -43,6 +50,9 @@ class Blobs:
 
     def version_path(self, sha256: str) -> Path:
         return self.root / "versions" / f"{sha256}.safetensors"
+
+    def state_path(self, sha256: str) -> Path:
+        return self.root / "states" / sha256
 
     def update_path(self, run: str, round_number: int, sha256: str) -> Path:
         return self._updates / run / str(round_number) / f"{sha256}.safetensors"
@@ -78,6 +88,10 @@ class Blobs:
                 sync_directory(directory.parent)
         temporary.replace(place)
         sync_directory(place.parent)
+
+    def drop(self, place: Path) -> None:
+        """Deletes a file; who is reading it reads on."""
+        place.unlink(missing_ok=True)
 
     def drop_updates(self, run: str, round_number: int) -> None:
         """Deletes a round's updates; what cannot be deleted stays and harms nothing."""

@@ -8,15 +8,21 @@ simply closed again. A failure (disk full, a file gone) is logged and tried agai
 import logging
 import threading
 import time
+from pathlib import Path
 
-from fedfer.aggregator.average import weighted_mean
+from fedfer.aggregator.closing import (
+    RoundFiles,
+    aggregate,
+    files_of,
+    rejections_of,
+    result_of,
+    without_candidate,
+)
 from fedfer.aggregator.metrics import Metrics
 from fedfer.aggregator.model_runs import measure_version
-from fedfer.aggregator.round_store import Result, result_of
+from fedfer.aggregator.results import Result
 from fedfer.aggregator.rounds import Round
 from fedfer.aggregator.runs import Run
-from fedfer.aggregator.update_reader import WeightedFile
-from fedfer.export.checkpoint import checkpoint_bytes, digest_of
 from fedfer.model.data import LabelledImages
 from fedfer.model.errors import FedferError, StoreError
 from fedfer.model.measures import Measures
@@ -88,7 +94,7 @@ class Closer:
             round_ = run.round_
             if round_.phase == "aggregating" and not run.is_over:
                 return round_
-            ticking = round_.phase == "open" and run.state == "running"
+            ticking = round_.phase == "open" and run.state == "running" and round_.selected_at is not None
             left_sec = round_.deadline_at - run.clock() if ticking else MAX_WAIT_SEC
             if not self._stopping.is_set():
                 run.changed.wait(min(max(left_sec, 0.0), MAX_WAIT_SEC))
@@ -96,63 +102,71 @@ class Closer:
 
     def _close(self, round_: Round) -> None:
         run, started = self._run, time.monotonic()
-        weights = self._average(round_)
-        averaged_sec = time.monotonic() - started
-        result = self._measured(weights)
+        files = files_of(round_, run.name, run.blobs, run.rounds.base_of)
+        rejected = rejections_of(files, run.settings, run.contract, self._measure)
+        kept = [file for key, file in files.updates.items() if key not in rejected]
+        averaged_sec = 0.0
+        if len(kept) < run.strategy.min_updates:
+            result = without_candidate(round_, rejected, run.strategy.min_updates, run.clock())
+        else:
+            begun = time.monotonic()
+            candidate = aggregate(files, kept, run.strategy, run.contract, run.blobs)
+            averaged_sec = time.monotonic() - begun
+            measures = self._parent_measures(files), self._measured(candidate[0])
+            result = result_of(round_, candidate, measures, run.settings, rejected, run.clock())
         if self._stopping.is_set():
             return
-        run.commit(round_, result)
-        if not run.settings.keep_updates:
-            run.blobs.drop_updates(run.name, round_.number)
+        if not run.commit(round_, result):
+            return
+        self._tidy(round_)
         logger.info(
-            "run %s round %d done: weights %s%s (averaged %d updates in %.3f s, closed in %.3f s)",
+            "run %s round %d done: %s, weights %s%s (averaged %d updates in %.3f s, closed in %.3f s)",
             run.name,
             round_.number,
-            weights,
+            result.outcome.replace("_", " "),
+            result.weights,
             _measures_text(result),
-            len(round_.updates),
+            len(kept),
             averaged_sec,
             time.monotonic() - started,
         )
+        for key, rejection in rejected.items():
+            logger.info("run %s round %d: turned away %s: %s", run.name, round_.number, key[0], rejection)
         log_state(run)
 
-    def _average(self, round_: Round) -> str:
-        """Writes the candidate version; returns its sha256."""
+    def _tidy(self, round_: Round) -> None:
+        """Deletes what is not needed any more; what cannot be deleted stays, and harms nothing."""
         run = self._run
-        mean = weighted_mean(
-            (
-                WeightedFile(
-                    u.sha256,
-                    u.num_examples,
-                    u.device_id,
-                    run.blobs.checked(run.blobs.update_path(run.name, round_.number, u.sha256)),
-                )
-                for u in round_.updates.values()
-            ),
-            run.contract,
-        )
-        data = checkpoint_bytes(mean, run.contract)
-        sha256 = digest_of(data)
+        if not run.settings.keep_updates:
+            run.blobs.drop_updates(run.name, round_.number)
         try:
-            run.blobs.write(data, run.blobs.version_path(sha256))
-        except OSError as error:
-            raise StoreError(f"cannot write version {sha256}: {error.strerror}") from None
-        return sha256
+            run.drop_versions()
+        except StoreError as error:
+            logger.error("run %s: cannot delete old versions: %s", run.name, error)
 
-    def _measured(self, weights: str) -> Result:
-        """The result with its holdout measures; without them if evaluation fails twice, which is logged."""
+    def _parent_measures(self, files: RoundFiles) -> Measures | None:
+        """The parent's measures, if a gate needs them."""
+        return None if self._run.settings.gates.max_candidate_drop is None else self._measure(files.parent)
+
+    def _measure(self, weights: Path) -> Measures | None:
+        """Raises InterpreterError; the round is then closed again later."""
         run = self._run
-        model = run.blobs.present(run.blobs.model_path(run.model))
-        version = run.blobs.present(run.blobs.version_path(weights))
-        measures: Measures | None = None
-        for _ in range(EVALUATION_TRIES):
+        model, version = run.blobs.present(run.blobs.model_path(run.model)), run.blobs.present(weights)
+        return measure_version(model, version, self._holdout, self._runtime)
+
+    def _measured(self, weights: str) -> Measures | None:
+        """The candidate's measures; none if evaluation fails twice, which is logged, unless a decision hangs
+        on them. Raises InterpreterError."""
+        settings = self._run.settings
+        for left in range(EVALUATION_TRIES, 0, -1):
             try:
-                measures = measure_version(model, version, self._holdout, self._runtime)
-                break
+                return self._measure(self._run.blobs.version_path(weights))
             except FedferError as error:  # also when Ctrl-C reached the evaluating process first
                 logger.error("cannot evaluate %s: %s", weights, error)
+                if left == 1 and (settings.stopping or settings.gates.max_candidate_drop is not None):
+                    raise
                 self._stopping.wait(FIRST_PAUSE_SEC)
-        return result_of(weights, run.clock(), measures)
+        return None
 
 
 def log_state(run: Run) -> None:
@@ -160,12 +174,12 @@ def log_state(run: Run) -> None:
     round_ = run.round_
     if run.is_over:
         logger.info(
-            "run %s is %s (%s) after %d rounds: weights %s",
+            "run %s is %s after %d rounds (%s): weights %s",
             run.name,
             run.state,
-            run.stop_reason,
             round_.number,
-            run.newest_weights,
+            run.end.text if run.end else "",
+            run.result_weights,
         )
         return
     logger.info(
@@ -173,7 +187,7 @@ def log_state(run: Run) -> None:
         run.name,
         round_.number,
         round_.phase,
-        round_.base_weights,
+        round_.base.weights,
         round_.settings.num_clients,
         len(round_.updates),
     )

@@ -9,18 +9,24 @@ An open round keeps the settings it was opened with, so a run opened again with 
 from its next round on.
 """
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, ClassVar
+from typing import Any
 
+from fedfer.aggregator.gates import GateSettings
 from fedfer.aggregator.keys import Keyring
 from fedfer.aggregator.limits import Limits
+from fedfer.aggregator.pace import Pace
+from fedfer.aggregator.retention import RetentionSettings
+from fedfer.aggregator.stopping import StoppingSettings
 from fedfer.model.errors import UsageError
 
 MAX_CLIENTS = 10_000  # the record of a larger round would be more than devices read of one answer (4 MiB)
+MAX_DEVICES = 1_000_000
 MAX_LEARNING_RATE = 1e6  # what devices take
 DATABASE_URL = "postgresql+psycopg://USER:PASSWORD@HOST/DATABASE"
 DEFAULT_RUN = "default"
@@ -34,42 +40,61 @@ def _require(condition: bool, name: str, value: object, expected: str) -> None:
 
 @dataclass(frozen=True)
 class RoundSettings:
-    """One round. It closes when `num_clients` updates are in, or at its deadline with `min_clients`.
-    `learning_rate` None means the one in the model's contract."""
+    """One round. It closes when `num_clients` updates are in, or at its deadline with `min_clients` (None:
+    half of those wanted or there). `fraction` of the active devices stands for `num_clients` when given.
+    `over_selection` places are given for each update wanted; for `selection_sec` they are kept for the
+    devices that were drawn. Nothing begins before `min_devices` are there. `learning_rate` None means the one
+    in the model's contract. `mode` "async" makes rounds buffers that take updates up to `max_staleness`
+    rounds old."""
 
-    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid", "strict": True}
     num_clients: int = 3
     min_clients: int | None = None
     deadline_sec: float = 600.0
     local_epochs: int = 3
     batch_size: int = 32
     learning_rate: float | None = None
+    fraction: float | None = None
+    over_selection: float = 1.3
+    selection_sec: float = 30.0
+    min_devices: int = 1
+    mode: str = "sync"
+    max_staleness: int = 10
+    min_updates: int = 1  # of the strategy: set from it when the round is opened
 
     def __post_init__(self) -> None:
         """Raises UsageError for numbers that cannot make a round."""
+        rate, share, least = self.learning_rate, self.fraction, self.min_clients
         _require(1 <= self.num_clients <= MAX_CLIENTS, "clients", self.num_clients, f"1 to {MAX_CLIENTS}")
-        _require(
-            1 <= self.required_clients <= self.num_clients, "min-clients", self.min_clients, "1 to clients"
-        )
+        fits = least is None or 1 <= least <= (self.num_clients if share is None else MAX_CLIENTS)
+        _require(fits, "min-clients", least, "1 to clients")
         _require(0 < self.deadline_sec <= 1e7, "deadline-sec", self.deadline_sec, "a number above 0")
         _require(1 <= self.local_epochs <= 10_000, "local-epochs", self.local_epochs, "1 to 10000")
         _require(1 <= self.batch_size <= 1_000_000, "batch-size", self.batch_size, "1 to 1000000")
-        rate = self.learning_rate
         valid = rate is None or 0 < rate <= MAX_LEARNING_RATE
         _require(valid, "learning-rate", rate, f"a number above 0, at most {MAX_LEARNING_RATE:g}")
+        _require(share is None or 0 < share <= 1, "fraction", share, "a number above 0, at most 1")
+        _require(1 <= self.over_selection <= 10, "over-selection", self.over_selection, "1 to 10")
+        _require(0 <= self.selection_sec <= 1e7, "selection-sec", self.selection_sec, "a number from 0 on")
+        _require(1 <= self.min_devices <= MAX_DEVICES, "min-devices", self.min_devices, f"1 to {MAX_DEVICES}")
+        _require(self.mode in ("sync", "async"), "mode", self.mode, "sync or async")
+        _require(0 <= self.max_staleness <= 10_000, "max-staleness", self.max_staleness, "0 to 10000")
+        _require(1 <= self.min_updates <= MAX_CLIENTS, "min-updates", self.min_updates, f"1 to {MAX_CLIENTS}")
 
     @property
-    def required_clients(self) -> int:
-        """Updates without which a round is not closed at its deadline."""
-        return self.num_clients if self.min_clients is None else self.min_clients
+    def num_places(self) -> int:
+        """Devices that may train at a time: ceil(over_selection * num_clients)."""
+        return math.ceil(round(self.over_selection * self.num_clients, 6))
+
+    @property
+    def is_async(self) -> bool:
+        return self.mode == "async"
 
 
 @dataclass(frozen=True)
 class HoldoutSource:
     """Where the server's own evaluation images come from: see `fedfer.model.sources.load_images`."""
 
-    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid", "strict": True}
-    source: str
+    source: str = "drawn"
     skip: int = 0
     take: int | None = None
     seed: int = 0
@@ -78,13 +103,15 @@ class HoldoutSource:
 @dataclass(frozen=True)
 class RunSettings:
     """How a run trains; JSON can hold all of it. `strategy` names the aggregation and its settings; `seed`
-    decides who is selected."""
+    decides who is selected; without `stopping` the run goes on for `num_rounds`."""
 
-    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid", "strict": True}
     rounds: RoundSettings = RoundSettings()
     num_rounds: int = 6
     strategy: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({"name": "fedavg"}))
     holdout: HoldoutSource | None = None
+    stopping: StoppingSettings | None = None
+    gates: GateSettings = field(default_factory=GateSettings)
+    retention: RetentionSettings = field(default_factory=RetentionSettings)
     seed: int = 0
     keep_updates: bool = False
 
@@ -92,6 +119,12 @@ class RunSettings:
         """Raises UsageError."""
         _require(1 <= self.num_rounds <= 1_000_000, "rounds", self.num_rounds, "1 to 1000000")
         _require(-(2**63) <= self.seed < 2**63, "seed", self.seed, "a number of 64 bits")
+        gates = self.gates
+        measured = self.stopping is not None or gates.max_update_drop is not None
+        measured |= gates.max_candidate_drop is not None
+        _require(
+            not measured or self.holdout is not None, "holdout", None, "images: stopping and gates need some"
+        )
 
 
 @dataclass(frozen=True)
@@ -120,7 +153,8 @@ class ServerConfig:
     database_url: str | None = None
     weights_url: str | None = None
     cache_bytes: float = 10e9  # of models and versions in `data_dir` when the bucket has them all
-    retry_after_sec: float = 0.5  # what a device is told to wait before it asks for work again
+    pace: Pace = field(default_factory=Pace)  # when waiting devices are told to ask again
+    active_sec: float = 3600.0  # a device that was silent for longer is not counted on
     body_idle_sec: float = 60.0  # an upload that sends nothing for so long is given up
     max_devices: int = 100_000
     max_concurrent_checks: int = 4  # uploads whose tensors are checked at a time

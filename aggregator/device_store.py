@@ -2,10 +2,12 @@
 
 from dataclasses import dataclass
 
-from sqlalchemy import func, insert, select, update
+from sqlalchemy import func, insert, or_, select, update
 
 from fedfer.aggregator import tables
 from fedfer.aggregator.database import Database
+
+SEEN_SEC = 60.0
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,7 @@ class DeviceStore:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._seen_at: dict[str, float] = {}  # newer than the database's by SEEN_SEC at most
 
     def add(self, device: Device, token_sha256: str, expires_at: float, now: float, max_devices: int) -> bool:
         """Whether there was room for it."""
@@ -47,6 +50,7 @@ class DeviceStore:
                 "token_sha256": token_sha256,
                 "token_expires_at": expires_at,
                 "enrolled_at": now,
+                "seen_at": now,
             }
             connection.execute(insert(table).values(row))
             return True
@@ -78,6 +82,26 @@ class DeviceStore:
             return (
                 connection.execute(update(table).where(table.c.id == device_id).values(values)).rowcount == 1
             )
+
+    def see(self, device_id: str, now: float) -> None:
+        """Notes that a device has been heard of; written every SEEN_SEC at most."""
+        if now - self._seen_at.get(device_id, 0.0) < SEEN_SEC:
+            return
+        self._seen_at[device_id] = now
+        table = tables.devices
+        with self._database.write("note a device") as connection:
+            connection.execute(update(table).where(table.c.id == device_id).values(seen_at=now))
+
+    def active(self, since: float, contract: str) -> list[Device]:
+        """Devices heard of since then that can work with a model of this contract, the latest last."""
+        table = tables.devices
+        fits = or_(table.c.contract == contract, table.c.contract.is_(None))
+        with self._database.read("read devices") as connection:
+            heard = select(table).where(
+                fits, table.c.seen_at >= since - SEEN_SEC, table.c.revoked_at.is_(None)
+            )
+            rows = connection.execute(heard.order_by(table.c.seen_at, table.c.enrolled_at))
+            return [Device(row.id, row.name, row.contract) for row in rows]
 
     def count(self) -> int:
         with self._database.read("count devices") as connection:

@@ -8,10 +8,13 @@ is off unless its limit is set.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from fedfer.aggregator.norms import Norms, median_norms
 from fedfer.model.errors import UsageError
-from fedfer.model.measures import Measures
+
+if TYPE_CHECKING:  # settings are read where numpy is not loaded
+    from fedfer.aggregator.norms import Norms
+    from fedfer.model.measures import Measures
 
 MIN_UPDATES_FOR_MEDIAN = 3  # of two, nobody can say which one is astray
 
@@ -43,11 +46,13 @@ class Rejection:
     reason: str
 
 
-def gate_norms(norms: Mapping[str, Norms], settings: GateSettings) -> dict[str, Rejection]:
+def gate_norms(norms: Mapping[str, "Norms"], settings: GateSettings) -> dict[str, Rejection]:
     """Which of a round's updates are too long, by their names. Below MIN_UPDATES_FOR_MEDIAN none is.
 
     Weights and statistics are held against their own medians. If the median is 0, whatever moves is too long.
     """
+    from fedfer.aggregator.norms import median_norms
+
     ratio = settings.max_norm_ratio
     if ratio is None or len(norms) < MIN_UPDATES_FOR_MEDIAN:
         return {}
@@ -56,7 +61,7 @@ def gate_norms(norms: Mapping[str, Norms], settings: GateSettings) -> dict[str, 
     return {name: rejection for name, rejection in judged.items() if rejection is not None}
 
 
-def _too_long(norms: Norms, median: Norms, ratio: float) -> Rejection | None:
+def _too_long(norms: "Norms", median: "Norms", ratio: float) -> Rejection | None:
     for what in ("weights", "statistics"):
         norm, middle = getattr(norms, what), getattr(median, what)
         if norm > ratio * middle:
@@ -68,14 +73,14 @@ def _too_long(norms: Norms, median: Norms, ratio: float) -> Rejection | None:
     return None
 
 
-def gate_update(parent: Measures, alone: Measures, settings: GateSettings) -> Rejection | None:
+def gate_update(parent: "Measures", alone: "Measures", settings: GateSettings) -> Rejection | None:
     """`alone` are the holdout measures of the update's own weights, `parent` of the version before."""
     if not _fell(parent, alone, settings.max_update_drop):
         return None
     return Rejection("holdout_drop", _drop_text("this update alone", parent, alone, settings.max_update_drop))
 
 
-def gate_candidate(parent: Measures, candidate: Measures, settings: GateSettings) -> Rejection | None:
+def gate_candidate(parent: "Measures", candidate: "Measures", settings: GateSettings) -> Rejection | None:
     """Whether the round's candidate must not become the next version."""
     if not _fell(parent, candidate, settings.max_candidate_drop):
         return None
@@ -83,7 +88,7 @@ def gate_candidate(parent: Measures, candidate: Measures, settings: GateSettings
     return Rejection("candidate_worse", text)
 
 
-def _fell(before: Measures, after: Measures, max_drop: float | None) -> bool:
+def _fell(before: "Measures", after: "Measures", max_drop: float | None) -> bool:
     """By more than the margin, in whole images: rounding of shares never decides."""
     if max_drop is None:
         return False
@@ -91,7 +96,7 @@ def _fell(before: Measures, after: Measures, max_drop: float | None) -> bool:
     return fallen > max_drop * before.num_examples + 1e-9
 
 
-def _drop_text(what: str, before: Measures, after: Measures, max_drop: float | None) -> str:
+def _drop_text(what: str, before: "Measures", after: "Measures", max_drop: float | None) -> str:
     return (
         f"holdout accuracy of {what} is {after.accuracy:.3f}, of the version before {before.accuracy:.3f}; "
         f"a drop of at most {max_drop:g} is taken"

@@ -57,6 +57,10 @@ class MirroredBlobs(Blobs):
             place.unlink(missing_ok=True)
             return super().checked(place)
 
+    def drop(self, place: Path) -> None:
+        super().drop(place)
+        self.bucket.delete([self._key(place)])
+
     def drop_updates(self, run: str, round_number: int) -> None:
         super().drop_updates(run, round_number)
         self.bucket.delete(self.bucket.keys(f"{UPDATES}/{run}/{round_number}/"))

@@ -54,7 +54,7 @@ class Opener:
 
     def _open(self, row: RunRow) -> Run:
         contract = load_run_model(self._store.blobs, row.model)
-        run = Run(row, self._store, contract, self._clock)
+        run = Run(row, self._store, contract, self._clock, self._config)
         check_files(run)
         holdout = load_holdout(run.settings.holdout, contract)
         run.holdout_examples = len(holdout) if holdout else 0

@@ -19,9 +19,9 @@ from starlette.requests import Request
 
 from fedfer.aggregator.partial_uploads import PartialUploads, checked_offset
 from fedfer.aggregator.refusals import status_of
-from fedfer.aggregator.runs import Upload
 from fedfer.aggregator.turns import Turns
 from fedfer.aggregator.uploads import Patience, check_digest, check_headers, receive
+from fedfer.aggregator.work import Upload
 from fedfer.model.errors import FedferError, RefusedError, StoreError
 
 # Refusals after which the bytes that came are good to go on with.

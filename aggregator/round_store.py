@@ -1,34 +1,31 @@
-"""The rounds of one run in the database, with their places and updates."""
+"""The rounds of one run in the database, with their places, updates and rejections."""
 
 import json
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable
+from dataclasses import asdict
 from typing import Any, cast
 
-from sqlalchemy import Connection, Row, insert, or_, select, update
+from sqlalchemy import Connection, Row, func, insert, select, update
 
 from fedfer.aggregator import tables
 from fedfer.aggregator.config import RoundSettings
 from fedfer.aggregator.database import Database
-from fedfer.aggregator.rounds import Phase, Round, Update
-from fedfer.aggregator.run_store import RunRow, StopReason, run_columns
-from fedfer.model.measures import Measures
+from fedfer.aggregator.gates import Rejection
+from fedfer.aggregator.results import End, Result
+from fedfer.aggregator.rounds import Base, Phase, Place, Round, Update
+from fedfer.aggregator.run_store import RunRow, end_columns, run_columns
+from fedfer.aggregator.version_store import insert_version
 
-
-@dataclass(frozen=True)
-class Result:
-    """What a round ended with; measures are None without a holdout set."""
-
-    weights: str
-    closed_at: float
-    holdout_loss: float | None = None
-    holdout_accuracy: float | None = None
-
-
-def result_of(weights: str, closed_at: float, measures: Measures | None) -> Result:
-    """A result with what was measured, if anything was."""
-    if measures is None:
-        return Result(weights, closed_at)
-    return Result(weights, closed_at, measures.loss, measures.accuracy)
+UPDATE_COLUMNS = (
+    "device_id",
+    "work_round",
+    "sha256",
+    "num_examples",
+    "received_bytes",
+    "loss",
+    "accuracy",
+    "train_sec",
+)
 
 
 class RoundStore:
@@ -40,7 +37,7 @@ class RoundStore:
     # Writing
 
     def begin(self, run: RunRow, result: Result, first: Round) -> None:
-        """The run, round 0, which is its initial checkpoint, and round 1."""
+        """The run, round 0, which is its initial version, and round 1."""
         row = {
             "run": self._run,
             "number": 0,
@@ -53,52 +50,74 @@ class RoundStore:
         with self._database.write(f"begin run {run.name}") as connection:
             connection.execute(insert(tables.runs).values(run_columns(run)))
             connection.execute(insert(tables.rounds).values(row))
+            insert_version(connection, self._run, 0, None, result)
             self._insert(connection, first)
 
-    def finish(self, number: int, result: Result, following: Round | None, over: StopReason | None) -> None:
-        """A round's result, and with it the next round or why the run is over."""
-        with self._database.write(f"commit round {number}") as connection:
-            self._set(connection, number, phase="done", **_result_columns(result))
+    def finish(self, round_: Round, result: Result, following: Round | None, end: End | None) -> None:
+        """A round's result with the version that it is, and the next round or why the run is over."""
+        with self._database.write(f"commit round {round_.number}") as connection:
+            self._set(connection, round_.number, phase="done", **_result_columns(result))
+            for (device_id, work_round), rejection in result.rejections.items():
+                row = {"device_id": device_id, "work_round": work_round, **asdict(rejection)}
+                key = {"run": self._run, "round": round_.number}
+                connection.execute(insert(tables.rejections).values(**key, **row))
+            if result.outcome == "committed":
+                insert_version(connection, self._run, round_.number, round_.base.round, result)
             if following is not None:
                 self._insert(connection, following)
-            if over is not None:
+            if end is not None:
                 ended = update(tables.runs).where(tables.runs.c.name == self._run)
-                connection.execute(ended.values(state="finished", stop_reason=over))
+                connection.execute(ended.values(end_columns(end)))
 
-    def add(self, opened: Round) -> None:
-        """Another round of a run that goes on."""
-        with self._database.write(f"open round {opened.number}") as connection:
-            self._insert(connection, opened)
+    def begin_again(self, round_: Round, given_up: Result | None, following: Round) -> None:
+        """Gives the open round up, if there is one, and opens another; a run that was over goes on."""
+        with self._database.write(f"open round {following.number}") as connection:
+            if given_up is not None:
+                self._set(connection, round_.number, phase="done", **_result_columns(given_up))
+            self._insert(connection, following)
+            again = update(tables.runs).where(tables.runs.c.name == self._run)
+            connection.execute(again.values(end_columns(None)))
+
+    def give_out(self, selected: Round) -> None:
+        """The places of a round, which are now reserved, and its settings as they came out."""
+        with self._database.write("give out places") as connection:
+            self._set(
+                connection,
+                selected.number,
+                settings=json.dumps(asdict(selected.settings)),
+                selected_at=selected.selected_at,
+                deadline_at=selected.deadline_at,
+            )
+            rows = [self._place(selected.number, id_, "reserved") for id_ in sorted(selected.reserved)]
+            if rows:
+                connection.execute(insert(tables.places), rows)
 
     def take_place(self, number: int, device_id: str) -> None:
         """Notes that a device holds a place, for the first time or again."""
         table = tables.places
         with self._database.write("assign a place") as connection:
             where = self._in(table, number) & (table.c.device_id == device_id)
-            again = connection.execute(update(table).where(where).values(released=False))
+            again = connection.execute(update(table).where(where).values(state="assigned"))
             if not again.rowcount:
-                row = {"run": self._run, "round": number, "device_id": device_id, "released": False}
-                connection.execute(insert(table).values(row))
+                connection.execute(insert(table).values(self._place(number, device_id, "assigned")))
 
     def add_update(self, before: Round, accepted: Update, after: Round) -> None:
         """An update and the phase that it leads to."""
-        row = {
-            "run": self._run,
-            "round": after.number,
-            "arrival": len(before.updates),
-            **asdict(accepted),
-        }
+        key = {"run": self._run, "round": after.number, "arrival": len(before.updates)}
         with self._database.write("note an update") as connection:
-            connection.execute(insert(tables.updates).values(row))
+            connection.execute(insert(tables.updates).values(**key, **asdict(accepted)))
             self._set(connection, after.number, phase=after.phase)
 
     def pass_deadline(self, after: Round) -> None:
         """What the deadline made of the round: its phase, its next deadline, places freed."""
+        table = tables.places
         with self._database.write("pass a deadline") as connection:
             self._set(connection, after.number, phase=after.phase, deadline_at=after.deadline_at)
             if not after.assigned:
-                freed = update(tables.places).where(self._in(tables.places, after.number))
-                connection.execute(freed.values(released=True))
+                held = self._in(table, after.number) & (table.c.state == "assigned")
+                connection.execute(update(table).where(held).values(state="released"))
+                kept = self._in(table, after.number) & (table.c.state == "reserved")
+                connection.execute(table.delete().where(kept))
 
     def add_bytes_down(self, number: int, num_bytes: int) -> None:
         with self._database.write("count bytes") as connection:
@@ -114,32 +133,63 @@ class RoundStore:
             row = connection.execute(newest).first()
             return (self._to_round(connection, row), row.result_weights) if row else None
 
-    def find_update(self, number: int, device_id: str) -> Update | None:
+    def find_update(self, work_round: int, device_id: str) -> Update | None:
+        """What the device sent for the work that it was given in that round."""
         table = tables.updates
-        where = self._in(table, number) & (table.c.device_id == device_id)
+        where = (table.c.run == self._run) & (table.c.work_round == work_round)
         with self._database.read("look up an update") as connection:
-            row = connection.execute(select(table).where(where)).first()
+            row = connection.execute(select(table).where(where & (table.c.device_id == device_id))).first()
         return _to_update(row) if row else None
 
-    def is_version(self, sha256: str) -> bool:
-        """Whether a round ended with these weights (round 0 did with the initial ones)."""
+    def find_place(self, number: int, device_id: str) -> Place | None:
+        """The work that the device was given in that round."""
+        places, rounds = tables.places, tables.rounds
+        query = (
+            select(rounds.c.base_weights)
+            .join(places, (places.c.run == rounds.c.run) & (places.c.round == rounds.c.number))
+            .where(self._in(places, number) & (places.c.device_id == device_id))
+            .where(places.c.state != "reserved")
+        )
+        with self._database.read("look up a place") as connection:
+            base = connection.execute(query).scalar()
+        return Place(device_id, number, base) if base else None
+
+    def base_of(self, number: int) -> str | None:
+        """The weights that a round started from."""
         table = tables.rounds
-        query = select(table.c.number).where(table.c.run == self._run)
-        query = query.where(or_(table.c.result_weights == sha256, table.c.base_weights == sha256))
-        with self._database.read("look up a version") as connection:
-            return connection.execute(query.limit(1)).first() is not None
+        query = select(table.c.base_weights).where(table.c.run == self._run, table.c.number == number)
+        with self._database.read("look up a round") as connection:
+            return connection.execute(query).scalar()
+
+    def last_durations_sec(self, count: int) -> list[float]:
+        """Seconds that the last rounds took, from places given out to closed."""
+        table = tables.rounds
+        took = (table.c.closed_at - table.c.selected_at).label("took")
+        query = select(took).where(table.c.run == self._run, took.is_not(None))
+        with self._database.read("read rounds") as connection:
+            rows = connection.execute(query.order_by(table.c.number.desc()).limit(count))
+            return [float(row.took) for row in rows]
+
+    def num_rejected(self) -> int:
+        """Updates that gates turned away, in all rounds."""
+        table = tables.rejections
+        query = select(func.count()).select_from(table).where(table.c.run == self._run)
+        with self._database.read("count rejections") as connection:
+            return connection.execute(query).scalar_one()
+
+    def rejections(self, number: int) -> dict[str, Rejection]:
+        """What was turned away when a round closed, by device."""
+        table = tables.rejections
+        with self._database.read("read rejections") as connection:
+            rows = connection.execute(select(table).where(self._in(table, number))).all()
+        return {row.device_id: Rejection(row.code, row.reason) for row in rows}
 
     def rows(self, number: int | None = None) -> list[dict[str, Any]]:
         """All rounds, or one, oldest first: the columns of `rounds` (`settings` as read from JSON) and a list
-        `updates` of its updates' columns with `device_name`."""
+        `updates` of its updates' columns with `device_name`, `code` and `reason` (None if it counted)."""
         table = tables.rounds
         wanted = select(table).where(table.c.run == self._run).order_by(table.c.number)
-        sent = (
-            select(tables.updates, tables.devices.c.name.label("device_name"))
-            .join(tables.devices, tables.devices.c.id == tables.updates.c.device_id)
-            .where(tables.updates.c.run == self._run)
-            .order_by(tables.updates.c.round, tables.updates.c.arrival)
-        )
+        sent = _updates_with_names().where(tables.updates.c.run == self._run)
         if number is not None:
             wanted = wanted.where(table.c.number == number)
             sent = sent.where(tables.updates.c.round == number)
@@ -153,11 +203,21 @@ class RoundStore:
     def _in(self, table: Any, number: int) -> Any:
         return (table.c.run == self._run) & (table.c.round == number)
 
+    def _place(self, number: int, device_id: str, state: str) -> dict[str, object]:
+        return {"run": self._run, "round": number, "device_id": device_id, "state": state}
+
     def _insert(self, connection: Connection, opened: Round) -> None:
-        names = ("number", "phase", "base_weights", "opened_at", "deadline_at")
-        row = {name: getattr(opened, name) for name in names}
-        settings = json.dumps(asdict(opened.settings))
-        connection.execute(insert(tables.rounds).values(run=self._run, settings=settings, **row))
+        row = {
+            "number": opened.number,
+            "phase": opened.phase,
+            "base_weights": opened.base.weights,
+            "base_round": opened.base.round,
+            "base_state": opened.base.state,
+            "settings": json.dumps(asdict(opened.settings)),
+            "opened_at": opened.opened_at,
+            "deadline_at": opened.deadline_at,
+        }
+        connection.execute(insert(tables.rounds).values(run=self._run, **row))
 
     def _set(self, connection: Connection, number: int, **columns: object) -> None:
         where = (tables.rounds.c.run == self._run) & (tables.rounds.c.number == number)
@@ -166,19 +226,38 @@ class RoundStore:
     def _to_round(self, connection: Connection, row: Row[Any]) -> Round:
         sent = select(tables.updates).where(self._in(tables.updates, row.number))
         updates = [_to_update(found) for found in connection.execute(sent.order_by(tables.updates.c.arrival))]
-        accepted = {found.device_id: found for found in updates}
+        accepted = {found.key: found for found in updates}
+        reported = {found.device_id for found in updates if found.work_round == row.number}
         held = connection.execute(select(tables.places).where(self._in(tables.places, row.number))).all()
+        by_state = {
+            state: frozenset(_ids(held, state) - reported) for state in ("reserved", "assigned", "released")
+        }
         return Round(
             number=row.number,
-            base_weights=row.base_weights,
+            base=Base(row.base_weights or "", row.base_round, row.base_state),
             settings=RoundSettings(**json.loads(row.settings)),
             opened_at=row.opened_at,
             deadline_at=row.deadline_at,
             phase=cast(Phase, row.phase),
-            assigned=frozenset(p.device_id for p in held if not p.released and p.device_id not in accepted),
-            released=frozenset(p.device_id for p in held if p.released and p.device_id not in accepted),
+            selected_at=row.selected_at,
             updates=accepted,
+            **by_state,
         )
+
+
+def _ids(places: Iterable[Row[Any]], state: str) -> set[str]:
+    return {place.device_id for place in places if place.state == state}
+
+
+def _updates_with_names() -> Any:
+    updates, turned_away = tables.updates, tables.rejections
+    same = (turned_away.c.run == updates.c.run) & (turned_away.c.work_round == updates.c.work_round)
+    return (
+        select(updates, tables.devices.c.name.label("device_name"), turned_away.c.code, turned_away.c.reason)
+        .join(tables.devices, tables.devices.c.id == updates.c.device_id)
+        .outerjoin(turned_away, same & (turned_away.c.device_id == updates.c.device_id))
+        .order_by(updates.c.round, updates.c.arrival)
+    )
 
 
 def _to_dict(row: Row[Any]) -> dict[str, Any]:
@@ -186,10 +265,16 @@ def _to_dict(row: Row[Any]) -> dict[str, Any]:
 
 
 def _result_columns(result: Result) -> dict[str, object]:
-    columns = asdict(result)
-    return {"result_weights": columns.pop("weights"), **columns}
+    return {
+        "outcome": result.outcome,
+        "result_weights": result.weights,
+        "candidate_weights": result.candidate,
+        "closed_at": result.closed_at,
+        "holdout_loss": result.holdout_loss,
+        "holdout_accuracy": result.holdout_accuracy,
+        "reason": result.reason,
+    }
 
 
 def _to_update(row: Row[Any]) -> Update:
-    names = ("device_id", "sha256", "num_examples", "received_bytes", "loss", "accuracy", "train_sec")
-    return Update(**{name: row._mapping[name] for name in names})
+    return Update(**{name: row._mapping[name] for name in UPDATE_COLUMNS})

@@ -9,23 +9,33 @@
     [strategy]
     name = "fedavg"
 
-The keys are the fields of `RunConfig`, `RunSettings` and `RoundSettings`; others are refused by name.
+The keys are the fields of `RunConfig`, `RunSettings`, `RoundSettings` and the other parts of the settings
+([holdout], [stopping], [gates], [retention]); others are refused by name.
 """
 
-import json
 import tomllib
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
-
-from fedfer.aggregator.config import RunConfig, RunSettings
+from fedfer.aggregator.config import HoldoutSource, RoundSettings, RunConfig, RunSettings
+from fedfer.aggregator.gates import GateSettings
+from fedfer.aggregator.retention import RetentionSettings
+from fedfer.aggregator.stopping import StoppingSettings
+from fedfer.aggregator.strategies.base import settings_of
+from fedfer.aggregator.strategies.registry import make_strategy
+from fedfer.aggregator.strict_settings import from_mapping, shown
 from fedfer.model.errors import UsageError
 
 MAX_FILE_BYTES = 1 << 20
-_SETTINGS = TypeAdapter(RunSettings)
+_PARTS: dict[str, type[Any]] = {
+    "rounds": RoundSettings,
+    "holdout": HoldoutSource,
+    "stopping": StoppingSettings,
+    "gates": GateSettings,
+    "retention": RetentionSettings,
+}
 _FILE_KEYS = ("name", "model", "initial_weights")
 
 
@@ -47,31 +57,32 @@ def load_run(path: Path) -> RunConfig:
 
 def parse_settings(body: Mapping[str, Any]) -> RunSettings:
     """Settings from plain data, as `settings_json` gives them. Raises UsageError naming the key."""
-    try:
-        return _SETTINGS.validate_json(json.dumps(dict(body), default=str))  # strict, but objects for classes
-    except ValidationError as error:
-        problem = error.errors(include_url=False)[0]
-        key = ".".join(map(str, problem["loc"]))
-        if problem["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
-            raise UsageError(f"{key} is no setting of a run; see docs/protocol.md") from None
-        raise UsageError(f"{key} is {ascii(problem['input'])[:80]}; {problem['msg']}") from None
+    parts = {key: _part(key, body[key]) for key in body if key in _PARTS and body[key] is not None}
+    if body.get("strategy") is not None:
+        parts["strategy"] = settings_of(make_strategy(_mapping("strategy", body["strategy"])))
+    plain = {key: value for key, value in body.items() if key not in (*_PARTS, "strategy")}
+    return replace(from_mapping(RunSettings, plain, "run"), **parts)
 
 
 def settings_json(settings: RunSettings) -> dict[str, Any]:
     """Plain data that JSON can hold, the whole of the settings."""
-    return {**{k: v for k, v in vars(settings).items() if k not in _NESTED}, **_nested(settings)}
-
-
-_NESTED = ("rounds", "holdout", "strategy")
-
-
-def _nested(settings: RunSettings) -> dict[str, Any]:
-    holdout = settings.holdout
+    plain = {key: value for key, value in vars(settings).items() if key not in (*_PARTS, "strategy")}
+    parts = {key: getattr(settings, key) for key in _PARTS}
     return {
-        "rounds": asdict(settings.rounds),
-        "holdout": None if holdout is None else asdict(holdout),
+        **plain,
+        **{key: None if part is None else asdict(part) for key, part in parts.items()},
         "strategy": dict(settings.strategy),
     }
+
+
+def _part(key: str, value: object) -> Any:
+    return from_mapping(_PARTS[key], _mapping(key, value), key)
+
+
+def _mapping(key: str, value: object) -> Mapping[str, object]:
+    if not isinstance(value, Mapping):
+        raise UsageError(f"{key} is {shown(value)}; expected settings by name")
+    return value
 
 
 def _run_config(body: dict[str, Any], folder: Path) -> RunConfig:

@@ -2,13 +2,16 @@
 
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from fedfer.aggregator import rounds
 from fedfer.aggregator.blobs import Blobs
 from fedfer.aggregator.config import RunConfig
 from fedfer.aggregator.model_runs import initial_checkpoint, load_holdout, measure_version
-from fedfer.aggregator.round_store import result_of
+from fedfer.aggregator.results import Result
+from fedfer.aggregator.round_opening import opening_settings
+from fedfer.aggregator.rounds import Base
 from fedfer.aggregator.run_files import settings_json
 from fedfer.aggregator.run_store import RunRow
 from fedfer.aggregator.runs import Run
@@ -27,6 +30,7 @@ def begin_or_go_on(config: RunConfig, store: Store, runtime: str, clock: Callabl
     row = store.runs.find(config.name)
     if row is None:
         load_holdout(config.settings.holdout, contract)  # before anything is written: it may not be there
+        opening_settings(config.settings)
         keep_model(model, contract, store, clock())
         return _begin(config, name, contract, store, runtime, clock)
     if row.model != name:
@@ -39,7 +43,7 @@ def begin_or_go_on(config: RunConfig, store: Store, runtime: str, clock: Callabl
     settings = settings_json(config.settings)
     if settings != row.settings:
         store.runs.set_settings(row.name, settings)
-    return RunRow(row.name, row.model, settings, row.state, row.stop_reason, row.created_at)
+    return RunRow(row.name, row.model, settings, row.state, row.end, row.created_at)
 
 
 def keep_model(model: bytes, contract: Contract, store: Store, now: float) -> str:
@@ -72,7 +76,10 @@ def check_files(run: Run) -> None:
 
 def tell_of_settings(run: Run) -> None:
     """An open round goes on as it began; who gave other settings has to know."""
-    if run.round_.phase == "open" and not run.is_over and run.round_.settings != run.settings.rounds:
+    wanted, opened = run.round_settings, run.round_.settings
+    if wanted.fraction is not None:
+        opened = replace(opened, num_clients=wanted.num_clients, fraction=wanted.fraction)
+    if run.round_.phase == "open" and not run.is_over and opened != wanted:
         logger.warning(
             "run %s: round %d goes on as it was opened, with %s; the settings given now hold from the next "
             "round on",
@@ -99,8 +106,10 @@ def _begin(
     measures = measure_version(config.model, version, holdout, runtime)
     now = clock()
     row = RunRow(config.name, model, settings_json(config.settings), "running", None, now)
-    first = rounds.open_round(1, weights, config.settings.rounds, now)
-    store.rounds(config.name).begin(row, result_of(weights, now, measures), first)
+    first = rounds.open_round(1, Base(weights), opening_settings(config.settings), now)
+    loss, accuracy = (measures.loss, measures.accuracy) if measures else (None, None)
+    initial = Result("committed", weights, now, weights, None, loss, accuracy)
+    store.rounds(config.name).begin(row, initial, first)
     return row
 
 

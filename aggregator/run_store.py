@@ -1,28 +1,28 @@
 """Models and runs in the database."""
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Literal, cast
 
 from sqlalchemy import Row, insert, select, update
 
 from fedfer.aggregator import tables
 from fedfer.aggregator.database import Database
+from fedfer.aggregator.results import End, StopReason
 
 RunState = Literal["running", "paused", "stopped", "finished"]
-StopReason = Literal["rounds", "plateau", "operator"]
 
 
 @dataclass(frozen=True)
 class RunRow:
-    """A run as it is stored. `settings`: what `fedfer.aggregator.run_files` reads; `stop_reason` None while
-    it is running or paused."""
+    """A run as it is stored. `settings`: what `fedfer.aggregator.run_files` reads; `end` None while it is
+    running or paused."""
 
     name: str
     model: str
     settings: dict[str, Any]
     state: RunState
-    stop_reason: StopReason | None
+    end: End | None
     created_at: float
 
 
@@ -58,8 +58,8 @@ class RunStore:
     def set_settings(self, name: str, settings: dict[str, Any]) -> None:
         self._set(name, settings=json.dumps(settings))
 
-    def set_state(self, name: str, state: RunState, stop_reason: StopReason | None) -> None:
-        self._set(name, state=state, stop_reason=stop_reason)
+    def set_state(self, name: str, state: RunState, end: End | None = None) -> None:
+        self._set(name, **{**end_columns(end), "state": state})
 
     def _set(self, name: str, **columns: object) -> None:
         with self._database.write(f"change run {name}") as connection:
@@ -68,7 +68,15 @@ class RunStore:
 
 def run_columns(run: RunRow) -> dict[str, Any]:
     """The row that `runs` has for it."""
-    return {**asdict(run), "settings": json.dumps(run.settings)}
+    row = {name: getattr(run, name) for name in ("name", "model", "created_at")}
+    return {**row, **end_columns(run.end), "state": run.state, "settings": json.dumps(run.settings)}
+
+
+def end_columns(end: End | None) -> dict[str, object]:
+    """What `runs` says of a run that has finished, or goes on (None)."""
+    if end is None:
+        return {"state": "running", "stop_reason": None, "stop_text": None}
+    return {"state": "finished", "stop_reason": end.reason, "stop_text": end.text}
 
 
 def _to_row(row: Row[Any]) -> RunRow:
@@ -77,6 +85,6 @@ def _to_row(row: Row[Any]) -> RunRow:
         model=row.model,
         settings=json.loads(row.settings),
         state=cast(RunState, row.state),
-        stop_reason=cast(StopReason | None, row.stop_reason),
+        end=End(cast(StopReason, row.stop_reason), row.stop_text or "") if row.stop_reason else None,
         created_at=row.created_at,
     )

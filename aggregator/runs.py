@@ -7,52 +7,29 @@ one lock. Methods block (disk, database): call them from worker threads.
 import logging
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 
-from fedfer.aggregator import rounds
-from fedfer.aggregator.config import RunSettings
+from fedfer.aggregator import history, rounds
+from fedfer.aggregator.config import RoundSettings, RunSettings, ServerConfig
 from fedfer.aggregator.device_store import Device
-from fedfer.aggregator.round_store import Result
-from fedfer.aggregator.rounds import Round, Update, WaitReason
+from fedfer.aggregator.fleet import DURATIONS, Fleet
+from fedfer.aggregator.gates import Rejection
+from fedfer.aggregator.results import End, Result
+from fedfer.aggregator.round_opening import opening_settings
+from fedfer.aggregator.rounds import Base, Place, Round, Update, WaitReason
 from fedfer.aggregator.run_files import parse_settings
-from fedfer.aggregator.run_store import RunRow, RunState, StopReason
+from fedfer.aggregator.run_store import RunRow, RunState
+from fedfer.aggregator.selection import ranked
 from fedfer.aggregator.store import Store
+from fedfer.aggregator.strategies.registry import make_strategy
+from fedfer.aggregator.version_store import Version
+from fedfer.aggregator.versions import Versions
+from fedfer.aggregator.work import Report, Upload, Work, log_accepted, update_of
 from fedfer.export.checkpoint import check_file, max_checkpoint_bytes
 from fedfer.export.contract import Contract
 from fedfer.model.errors import RefusedError, StoreError
 
 logger = logging.getLogger("fedfer.aggregator")
-
-
-@dataclass(frozen=True)
-class Work:
-    """What a device is told: train in `round_`, or wait for a reason, or stop with `final_weights`."""
-
-    run: "Run"
-    round_: Round
-    wait_reason: WaitReason | None = None
-    final_weights: str | None = None
-
-
-@dataclass(frozen=True)
-class Upload:
-    """A received body in an unfinished file, its bytes synced to disk."""
-
-    path: Path
-    sha256: str
-    num_bytes: int
-
-
-@dataclass(frozen=True)
-class Report:
-    """What a device says of its update; the file's name and size come from the server."""
-
-    base_weights: str
-    num_examples: int
-    loss: float
-    accuracy: float
-    train_sec: float | None
 
 
 class Run:
@@ -64,21 +41,27 @@ class Run:
         store: Store,
         contract: Contract,
         clock: Callable[[], float],
+        server: ServerConfig,
         holdout_examples: int = 0,
     ) -> None:
-        """Raises StoreError if the store has no round of it, or settings that cannot be read."""
+        """Raises StoreError if the store has no round of it, UsageError for settings that cannot be read."""
         self.name, self.model, self.contract, self.clock = row.name, row.model, contract, clock
         self.settings: RunSettings = parse_settings(row.settings)
+        self.strategy = make_strategy(self.settings.strategy)
         self.store, self.rounds, self.blobs = store, store.rounds(row.name), store.blobs
+        self.versions = Versions(row.name, store, clock)
         self.holdout_examples = holdout_examples
         self.changed = threading.Condition()
-        self._state: RunState = row.state
-        self._stop_reason: StopReason | None = row.stop_reason
+        self.fleet = Fleet(store.devices, contract.digest, server, clock)
+        self.fleet.note_durations(*self.rounds.last_durations_sec(DURATIONS))
+        self._state, self._end = row.state, row.end
         latest = self.rounds.latest()
         if latest is None:
             raise StoreError(f"run {row.name} has no round; restore a copy of the database")
         self._round, result = latest
-        self._newest_weights = result or self._round.base_weights
+        self._newest_weights = result or self._round.base.weights
+        self._result_weights = self._find_result()
+        self._rejected = self._load_rejected()
 
     @property
     def round_(self) -> Round:
@@ -89,12 +72,22 @@ class Run:
         return self._newest_weights
 
     @property
+    def result_weights(self) -> str:
+        """The best version of a run that stops at its plateau, the newest of any other."""
+        return self._result_weights
+
+    @property
+    def best_weights(self) -> str | None:
+        """The version with the best holdout measure; None without a holdout set."""
+        return history.best_of(self._lineage(), self.settings)
+
+    @property
     def state(self) -> RunState:
         return self._state
 
     @property
-    def stop_reason(self) -> StopReason | None:
-        return self._stop_reason
+    def end(self) -> End | None:
+        return self._end
 
     @property
     def is_over(self) -> bool:
@@ -116,8 +109,21 @@ class Run:
     def has_place(self, device: Device) -> bool:
         return device.id in self._round.assigned and not self.is_over
 
-    def is_version(self, sha256: str) -> bool:
-        return self.rounds.is_version(sha256)
+    def waits_for(self) -> str | None:
+        """In words, what the open round waits for; None if the run is over."""
+        round_ = self._round
+        if self.is_over or self._state == "paused":
+            return None if self.is_over else "an operator, who paused it"
+        if round_.phase == "aggregating":
+            return "averaging and evaluating"
+        if round_.selected_at is None:
+            needed = round_.settings.min_devices
+            return f"devices: {self.fleet.num_active()} are here, {needed} are needed to begin"
+        needed = rounds.required_updates(round_, self.fleet.num_active())
+        return (
+            f"updates: {len(round_.updates)} of {round_.settings.num_clients} are in, {needed} suffice at "
+            f"the deadline; {self.fleet.num_active()} devices are here"
+        )
 
     # Devices
 
@@ -131,30 +137,35 @@ class Run:
             )
         with self.changed:
             self.pass_deadline()
+            rejected = self._rejected.get(device.id)
             if self.is_over:
-                return Work(self, self._round, final_weights=self._newest_weights)
+                return Work(self._round, final_weights=self._result_weights, rejected=rejected)
             if self._state == "paused":
-                return Work(self, self._round, wait_reason="paused")
-            joined, reason = rounds.join(self._round, device.id)
+                return self._wait(device, "paused")
+            self._give_out_places()
+            joined, reason = rounds.join(self._round, device.id, self.clock())
             if joined is not self._round:
                 self.rounds.take_place(joined.number, device.id)
                 self._round = joined
-            return Work(self, joined, wait_reason=reason)
+            return self._wait(device, reason) if reason else Work(joined, rejected=rejected)
+
+    def _wait(self, device: Device, reason: WaitReason) -> Work:
+        pause_sec = self.fleet.retry_after_sec(device, self._round)
+        return Work(self._round, reason, pause_sec, rejected=self._rejected.get(device.id))
 
     def check_upload(self, device: Device, number: int, base_weights: str) -> None:
-        """Refuses an upload before its body is read. Raises RefusedError, StoreError."""
+        """Refuses an upload before its body is read; what may be a repeat passes. Raises RefusedError,
+        StoreError."""
         with self.changed:
             self.pass_deadline()
-            if number == self._round.number and not self.is_over:
-                rounds.check_upload(self._round, device.id, base_weights)
-            else:
-                self._earlier_update(device, number)
+            if (device.id, number) not in self._round.updates and not self._find_update(device, number):
+                rounds.check_upload(self._round, self._place(device, number), base_weights)
 
     def repeated(self, device: Device, number: int, upload: Upload) -> Update | None:
         """The update that was accepted before, if this is its body again. Raises RefusedError for another."""
         earlier = self.rounds.find_update(number, device.id)
         if earlier is not None:
-            rounds.check_repeat(earlier, upload.sha256, number)
+            rounds.check_repeat(earlier, upload.sha256)
         return earlier
 
     def check_content(self, upload: Upload) -> None:
@@ -163,97 +174,43 @@ class Run:
 
     def accept(self, device: Device, number: int, upload: Upload, report: Report) -> Update:
         """Takes a checked upload; durable on return. Raises RefusedError, StoreError."""
-        update = _update(device, upload, report)
+        update = update_of(device, number, upload, report)
         with self.changed:
             self.pass_deadline()
-            if number != self._round.number or self.is_over:
-                earlier = self._earlier_update(device, number)
-                rounds.check_repeat(earlier, upload.sha256, number)
+            earlier = self._round.updates.get(update.key) or self._find_update(device, number)
+            if earlier is not None:
+                rounds.check_repeat(earlier, upload.sha256)
                 return earlier
-            after = rounds.accept(self._round, update, report.base_weights)
-            if after is self._round:
-                return after.updates[device.id]
+            place = self._place(device, number)
+            after = rounds.accept(self._round, place, update, report.base_weights)
             self._take(upload, update, after)
-        self._log_accepted(device, update, after)
+        log_accepted(self.name, device, update, after)
         return update
 
-    # Rounds
+    def _find_update(self, device: Device, number: int) -> Update | None:
+        """What the device sent for the work of an earlier round. Raises RefusedError."""
+        if not 1 <= number <= self._round.number:
+            raise rounds.unknown_round(number, self._round.number)
+        if number == self._round.number and self._round.phase == "open":
+            return None
+        return self.rounds.find_update(number, device.id)
 
-    def start_up(self) -> None:
-        """After a start: opens another round if more are wanted now, else gives devices time to return."""
-        newest, settings = self._round, self.settings
-        if newest.phase != "done":
-            self._round = rounds.resume(newest, self.clock())
-        elif self._stop_reason == "rounds" and newest.number < settings.num_rounds:
-            following = self._opened(newest.number + 1, self._newest_weights)
-            self.store.runs.set_state(self.name, "running", None)
-            self.rounds.add(following)
-            self._state, self._stop_reason, self._round = "running", None, following
-
-    def pass_deadline(self) -> None:
-        """Lets the deadline have its effect if its time has come; needs `changed` held. Raises StoreError."""
-        if self._state != "running":
-            return
-        after = rounds.tick(self._round, self.clock())
-        if after is self._round:
-            return
-        self.rounds.pass_deadline(after)
-        missing = after.settings.required_clients - len(after.updates)
-        if after.phase == "open":
-            logger.info(
-                "run %s round %d: deadline renewed, %d updates missing", self.name, after.number, missing
+    def _place(self, device: Device, number: int) -> Place | None:
+        """The work that the device was given in that round. Raises RefusedError if no update counts now."""
+        if self.is_over:
+            raise RefusedError(
+                f"run {self.name} is over: {self._end.text if self._end else ''}; "
+                f"ask for work to learn its result",
+                code="training_over",
+                status=409,
             )
-        self._set_round(after)
-
-    def commit(self, round_: Round, result: Result) -> None:
-        """Ends a round with its result, and opens the next one or ends the run. Nothing happens to a round
-        that was given up meanwhile. Raises StoreError."""
-        with self.changed:
-            if self._round.number != round_.number or self.is_over:
-                return
-            over: StopReason | None = "rounds" if round_.number >= self.settings.num_rounds else None
-            following = None if over else self._opened(round_.number + 1, result.weights)
-            self.rounds.finish(round_.number, result, following, over)
-            self._newest_weights = result.weights
-            if over is not None:
-                self._state, self._stop_reason = "finished", over
-            self._set_round(following or done(round_))
-
-    def _opened(self, number: int, weights: str) -> Round:
-        return rounds.open_round(number, weights, self.settings.rounds, self.clock())
-
-    def count_download(self, num_bytes: int) -> None:
-        """Adds to the newest round's bytes_down. Raises StoreError."""
-        self.rounds.add_bytes_down(self._round.number, num_bytes)
-
-    # Operators
-
-    def pause(self) -> None:
-        """No more work is given; what is on its way is taken. Raises RefusedError, StoreError."""
-        self._change("running", "paused", None)
-
-    def resume(self) -> None:
-        """Ends a pause. Raises RefusedError, StoreError."""
-        self._change("paused", "running", None)
-
-    def stop(self) -> None:
-        """Ends the run for good, without the open round. Raises RefusedError, StoreError."""
-        with self.changed:
-            expected: RunState = "paused" if self._state == "paused" else "running"
-            self._change(expected, "stopped", "operator")
-            self.changed.notify_all()
-
-    def _change(self, expected: RunState, state: RunState, reason: StopReason | None) -> None:
-        with self.changed:
-            if self._state != expected:
-                raise RefusedError(
-                    f"run {self.name} is {self._state}; expected {expected}", code="wrong_state", status=409
-                )
-            self.store.runs.set_state(self.name, state, reason)
-            self._state, self._stop_reason = state, reason
-            if state == "running":
-                self._round = rounds.resume(self._round, self.clock())
-            logger.info("run %s is %s", self.name, state)
+        if not self._round.settings.is_async and number != self._round.number:
+            raise rounds.round_over(number)
+        if self._round.settings.is_async and self._round.phase != "open":
+            raise RefusedError("the buffer is being averaged; send it again", code="aggregating", status=429)
+        if number == self._round.number:
+            return self._round.place_of(device.id)
+        return self.rounds.find_place(number, device.id)
 
     def _take(self, upload: Upload, update: Update, after: Round) -> None:
         place = self.blobs.update_path(self.name, after.number, update.sha256)
@@ -264,60 +221,169 @@ class Run:
         self.rounds.add_update(self._round, update, after)
         self._set_round(after)
 
-    def _set_round(self, after: Round) -> None:
-        self._round = after
-        if after.phase != "open":
+    # Rounds
+
+    def start_up(self) -> None:
+        """After a start: opens another round if more are wanted now, else gives devices time to return."""
+        newest = self._round
+        if newest.phase != "done":
+            self._round = rounds.resume(newest, self.clock())
+        elif self._end and self._end.reason == "rounds" and newest.number < self.settings.num_rounds:
+            version = self.versions.of_weights(self._newest_weights)
+            base = Base(version.weights, version.round, version.state)
+            following = self._opened(newest.number + 1, base)
+            self.rounds.begin_again(newest, None, following)
+            self._state, self._end, self._round = "running", None, following
+
+    def pass_deadline(self) -> None:
+        """Lets the deadline have its effect if its time has come; needs `changed` held. Raises StoreError."""
+        now = self.clock()
+        if self._state != "running" or now < self._round.deadline_at:
+            return
+        after = rounds.tick(self._round, now, self.fleet.num_active())
+        if after is self._round:
+            return
+        self.rounds.pass_deadline(after)
+        if after.phase == "open":
+            logger.info(
+                "run %s round %d: deadline renewed; it waits for %s",
+                self.name,
+                after.number,
+                self.waits_for(),
+            )
+        self._set_round(after)
+
+    def _give_out_places(self) -> None:
+        """Selects devices for a round that has not yet done so, once enough of them are there."""
+        round_ = self._round
+        if round_.phase != "open" or round_.selected_at is not None:
+            return
+        there = self.fleet.active()
+        order = ranked(there, self.settings.seed, self.name, round_.number)
+        selected = rounds.select(round_, order, self.clock())
+        if selected is round_:
+            return
+        self.rounds.give_out(selected)
+        self._set_round(selected)
+        settings = selected.settings
+        logger.info(
+            "run %s round %d: %d places for %d updates, %d devices are here%s",
+            self.name,
+            selected.number,
+            settings.num_places,
+            settings.num_clients,
+            len(there),
+            ": too few, unless others come it closes at its deadline"
+            if len(there) < settings.num_clients
+            else "",
+        )
+
+    def commit(self, round_: Round, result: Result) -> bool:
+        """Ends a round with its result, and opens the next one or ends the run. False, and nothing, for a
+        round that was given up meanwhile. Raises StoreError."""
+        with self.changed:
+            if self._round.number != round_.number or self.is_over:
+                return False
+            line = history.lineage(self.versions.all(), round_.base.round)
+            end = history.end_of(line, round_, result, self.settings)
+            base = round_.base
+            if result.outcome == "committed":
+                base = Base(result.weights, round_.number, result.state)
+            following = None if end else self._opened(round_.number + 1, base)
+            self.rounds.finish(round_, result, following, end)
+            self._rejected = {key[0]: (round_.number, why) for key, why in result.rejections.items()}
+            self.fleet.note_durations(result.closed_at - (round_.selected_at or round_.opened_at))
+            self._newest_weights = base.weights
+            if end is not None:
+                self._state, self._end = "finished", end
+            self._set_round(following or replace(round_, phase="done"))
+            self._result_weights = self._find_result()
+            return True
+
+    def _opened(self, number: int, base: Base) -> Round:
+        return rounds.open_round(number, base, self.round_settings, self.clock())
+
+    @property
+    def round_settings(self) -> RoundSettings:
+        """What the next round is opened with."""
+        return opening_settings(self.settings)
+
+    def drop_versions(self) -> None:
+        """Deletes the versions that the retention rule does not keep. Raises StoreError."""
+        with self.changed:
+            round_, settings = self._round, self._round.settings
+            oldest = round_.number - (settings.max_staleness if settings.is_async else 0)
+            bases = {self.rounds.base_of(number) for number in range(max(1, oldest), round_.number + 1)}
+            pinned = {self._newest_weights, self._result_weights, *bases}
+            self.versions.drop_old(self.settings, {name for name in pinned if name})
+
+    def count_download(self, num_bytes: int) -> None:
+        """Adds to the newest round's bytes_down. Raises StoreError."""
+        self.rounds.add_bytes_down(self._round.number, num_bytes)
+
+    # Operators
+
+    def pause(self) -> None:
+        """No more work is given; what is on its way is taken. Raises RefusedError, StoreError."""
+        with self.changed:
+            self._change(("running",), "paused", None)
+
+    def resume(self) -> None:
+        """Ends a pause. Raises RefusedError, StoreError."""
+        with self.changed:
+            self._change(("paused",), "running", None)
+            self._round = rounds.resume(self._round, self.clock())
             self.changed.notify_all()
 
-    def _earlier_update(self, device: Device, number: int) -> Update:
-        """The device's update of a round that is over. Raises RefusedError."""
-        if not 1 <= number <= self._round.number:
-            raise unknown_round(number, self._round.number)
-        earlier = self.rounds.find_update(number, device.id)
-        if earlier is None:
-            raise self._training_over() if self.is_over else rounds.round_over(number)
-        return earlier
+    def stop(self) -> None:
+        """Ends the run for good, without the open round. Raises RefusedError, StoreError."""
+        with self.changed:
+            self._change(("running", "paused"), "stopped", End("operator", "an operator stopped it"))
+            self._result_weights = self._find_result()
+            self.changed.notify_all()
 
-    def _training_over(self) -> RefusedError:
-        return RefusedError(
-            f"run {self.name} is over ({self._stop_reason}); ask for work to learn its result",
-            code="training_over",
-            status=409,
-        )
+    def roll_back(self, wanted: str) -> None:
+        """Gives the open round up; the next one starts from the version with this tag, sha256 or round. A
+        run that is over goes on. Raises RefusedError, StoreError."""
+        with self.changed:
+            version = self.versions.find(wanted)
+            base = Base(version.weights, version.round, version.state)
+            following, given_up = self._opened(self._round.number + 1, base), None
+            if self._round.phase != "done":
+                reason = f"an operator went back to the version of round {version.round}"
+                given_up = Result("abandoned", base.weights, self.clock(), reason=reason)
+            self.rounds.begin_again(self._round, given_up, following)
+            self._state, self._end, self._newest_weights = "running", None, base.weights
+            self._set_round(following)
+            self._result_weights = self._find_result()
+            logger.info("run %s: back to the version of round %d", self.name, version.round)
+            self.changed.notify_all()
 
-    def _log_accepted(self, device: Device, update: Update, after: Round) -> None:
-        logger.info(
-            "run %s round %d: update %d of %d from %s accepted: %d examples, loss %.4f, accuracy %.3f, "
-            "%d bytes",
-            self.name,
-            after.number,
-            len(after.updates),
-            after.settings.num_clients,
-            device.name,
-            update.num_examples,
-            update.loss,
-            update.accuracy,
-            update.received_bytes,
-        )
+    def _change(self, expected: tuple[RunState, ...], state: RunState, end: End | None) -> None:
+        if self._state not in expected:
+            raise RefusedError(
+                f"run {self.name} is {self._state}; expected {' or '.join(expected)}",
+                code="wrong_state",
+                status=409,
+            )
+        self.store.runs.set_state(self.name, state, end)
+        self._state, self._end = state, end
+        logger.info("run %s is %s", self.name, state)
 
+    def _find_result(self) -> str:
+        if self.settings.stopping is None:
+            return self._newest_weights
+        return self.best_weights or self._newest_weights
 
-def unknown_round(number: int, newest: int) -> RefusedError:
-    """What a question about a round that is not there gets."""
-    return RefusedError(f"no round {number}; the newest is {newest}", code="unknown_round", status=404)
+    def _lineage(self) -> list[Version]:
+        newest = self.versions.of_weights(self._newest_weights)
+        return history.lineage(self.versions.all(), newest.round)
 
+    def _load_rejected(self) -> dict[str, tuple[int, Rejection]]:
+        closed = self._round.number - (self._round.phase != "done")
+        return {id_: (closed, why) for id_, why in self.rounds.rejections(closed).items()}
 
-def done(round_: Round) -> Round:
-    """The last round, closed for good."""
-    return replace(round_, phase="done")
-
-
-def _update(device: Device, upload: Upload, report: Report) -> Update:
-    return Update(
-        device.id,
-        upload.sha256,
-        report.num_examples,
-        upload.num_bytes,
-        report.loss,
-        report.accuracy,
-        report.train_sec,
-    )
+    def _set_round(self, after: Round) -> None:
+        self._round = after
+        if after.phase != "open" or after.selected_at is not None:
+            self.changed.notify_all()

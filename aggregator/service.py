@@ -11,8 +11,9 @@ from pathlib import Path
 from fedfer.aggregator.config import RunConfig, ServerConfig
 from fedfer.aggregator.device_store import Device
 from fedfer.aggregator.enrolment import Enrolled, Enrolment
-from fedfer.aggregator.runs import Run, Work
+from fedfer.aggregator.runs import Run
 from fedfer.aggregator.store import Store
+from fedfer.aggregator.work import Work
 from fedfer.model.errors import RefusedError
 
 
@@ -49,7 +50,9 @@ class Service:
 
     def authenticate(self, token: str) -> Device:
         """The device that this token was given to. Raises RefusedError, StoreError."""
-        return self._enrolment.authenticate(token)
+        device = self._enrolment.authenticate(token)
+        self.store.devices.see(device.id, self.clock())
+        return device
 
     def revoke(self, device_id: str) -> None:
         """Raises RefusedError, StoreError."""
@@ -64,11 +67,12 @@ class Service:
             raise RefusedError(f"no run {ascii(name)[:80]} here", code="unknown_run", status=404)
         return found
 
-    def work(self, device: Device, name: str | None) -> Work:
+    def work(self, device: Device, name: str | None) -> tuple[Run, Work]:
         """What the device is to do in this run, or in the one that needs it most. Raises RefusedError,
         StoreError."""
         if name is not None:
-            return self.run(name).work(device)
+            run = self.run(name)
+            return run, run.work(device)
         return choose_work([run for run in self.runs.values() if run.fits(device)], device)
 
     def add_run(self, config: RunConfig) -> Run:
@@ -107,11 +111,11 @@ class Service:
 
     def _holders(self, kind: str, name: str) -> Iterable[Run]:
         for run in self.runs.values():
-            if (kind == "model" and run.model == name) or (kind == "weights" and run.is_version(name)):
+            if (kind == "model" and run.model == name) or (kind == "weights" and run.versions.has(name)):
                 yield run
 
 
-def choose_work(runs: list[Run], device: Device) -> Work:
+def choose_work(runs: list[Run], device: Device) -> tuple[Run, Work]:
     """Work in the run that the device already works for, else in the least filled one that has a place.
 
     Without a place anywhere: the wait or stop of the run that has the most of its updates still to come; a
@@ -125,6 +129,6 @@ def choose_work(runs: list[Run], device: Device) -> Work:
     for run in going_on:
         work = run.work(device)
         if work.wait_reason is None and work.final_weights is None:
-            return work
-        answers.append(work)
-    return next((work for work in answers if work.wait_reason is not None), answers[0])
+            return run, work
+        answers.append((run, work))
+    return next((answer for answer in answers if answer[1].wait_reason is not None), answers[0])

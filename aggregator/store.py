@@ -9,6 +9,7 @@ from fedfer.aggregator.database import Database
 from fedfer.aggregator.device_store import DeviceStore
 from fedfer.aggregator.round_store import RoundStore
 from fedfer.aggregator.run_store import RunStore
+from fedfer.aggregator.version_store import VersionStore
 
 
 class Store:
@@ -24,6 +25,10 @@ class Store:
     def rounds(self, run: str) -> RoundStore:
         """The rounds of one run."""
         return RoundStore(self.database, run)
+
+    def versions(self, run: str) -> VersionStore:
+        """The versions of one run."""
+        return VersionStore(self.database, run)
 
     def close(self) -> None:
         self.database.close()

@@ -20,7 +20,7 @@ from typing import BinaryIO
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect, Request
 
-from fedfer.aggregator.runs import Upload
+from fedfer.aggregator.work import Upload
 from fedfer.model.errors import RefusedError, StoreError
 
 PIECE_BYTES = 1 << 18  # 16 devices at a time: 1 << 20 is no faster and takes 70 MB more

@@ -81,8 +81,27 @@ def declare(parser: argparse.ArgumentParser) -> tuple[Option, ...]:
     add(
         "--min-clients",
         type=int,
-        help="updates that suffice at the deadline; as many as --clients if not given",
+        help="updates that suffice at the deadline; half of those wanted, or of the devices, if not given",
     )
+    add(
+        "--over-selection",
+        type=float,
+        default=RoundSettings.over_selection,
+        help="places given for each update that is wanted; the first updates count",
+    )
+    add(
+        "--selection-sec",
+        type=float,
+        default=RoundSettings.selection_sec,
+        help="seconds that places are kept for the devices drawn, if there are more devices than places",
+    )
+    add(
+        "--min-devices",
+        type=int,
+        default=RoundSettings.min_devices,
+        help="devices that have to be there before a round begins",
+    )
+    add("--seed", type=int, default=RunSettings.seed, help="decides which devices are drawn")
     add("--deadline-sec", type=float, default=RoundSettings.deadline_sec, help="seconds a round may take")
     add("--local-epochs", type=int, default=RoundSettings.local_epochs, help="passes over a device's images")
     add("--batch-size", type=int, default=RoundSettings.batch_size, help="images a training step")
@@ -214,7 +233,11 @@ def _run_settings(args: argparse.Namespace) -> RunSettings:
             local_epochs=args.local_epochs,
             batch_size=args.batch_size,
             learning_rate=args.learning_rate,
+            over_selection=args.over_selection,
+            selection_sec=args.selection_sec,
+            min_devices=args.min_devices,
         ),
+        seed=args.seed,
         num_rounds=args.rounds,
         holdout=holdout,
         keep_updates=args.keep_updates,

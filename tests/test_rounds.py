@@ -6,23 +6,44 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from fedfer.aggregator.config import RoundSettings
-from fedfer.aggregator.rounds import Round, Update, accept, check_upload, join, open_round, resume, tick
+from fedfer.aggregator.rounds import (
+    Base,
+    Place,
+    Round,
+    Update,
+    accept,
+    check_upload,
+    join,
+    open_round,
+    required_updates,
+    resume,
+    select,
+    tick,
+)
 from fedfer.model.errors import RefusedError, UsageError
 
 BASE = "a" * 64
+FLEET = ["a", "b", "c", "d", "e", "f"]
 
 
 def opened(num_clients: int = 2, min_clients: int | None = None, deadline_sec: float = 10) -> Round:
-    return open_round(1, BASE, RoundSettings(num_clients, min_clients, deadline_sec), now=100)
+    """Round 1 with as many places as updates are wanted, for whoever asks."""
+    settings = RoundSettings(num_clients, min_clients, deadline_sec, over_selection=1, selection_sec=0)
+    return select(open_round(1, Base(BASE), settings, now=100), FLEET, now=100)
 
 
-def sent(device_id: str, sha256: str = "b" * 64, num_examples: int = 5) -> Update:
-    return Update(device_id, sha256, num_examples, received_bytes=9, loss=1.0, accuracy=0.5)
+def sent(device_id: str, sha256: str = "b" * 64, num_examples: int = 5, work_round: int = 1) -> Update:
+    return Update(device_id, work_round, sha256, num_examples, received_bytes=9, loss=1.0, accuracy=0.5)
+
+
+def taken(round_: Round, update: Update, base_weights: str = BASE) -> Round:
+    """The round after an upload for work that was given in it."""
+    return accept(round_, round_.place_of(update.device_id), update, base_weights)
 
 
 def joined(round_: Round, *device_ids: str) -> Round:
     for device_id in device_ids:
-        round_, reason = join(round_, device_id)
+        round_, reason = join(round_, device_id, now=100)
         assert reason is None
     return round_
 
@@ -33,74 +54,173 @@ def refused(code: str) -> pytest.RaisesExc[RefusedError]:
 
 def test_closes_when_all_updates_are_in() -> None:
     round_ = joined(opened(2), "x", "y")
-    round_ = accept(round_, sent("x"), BASE)
-    assert (round_.phase, round_.free_places) == ("open", 0)
-    round_ = accept(round_, sent("y"), BASE)
+    round_ = taken(round_, sent("x"))
+    assert (round_.phase, round_.free_places(100)) == ("open", 0)
+    round_ = taken(round_, sent("y"))
     assert round_.phase == "aggregating"
-    assert list(round_.updates) == ["x", "y"]
+    assert list(round_.updates) == [("x", 1), ("y", 1)]
 
 
 def test_who_has_to_wait() -> None:
-    round_ = accept(joined(opened(2), "x", "y"), sent("x"), BASE)
-    assert join(round_, "x") == (round_, "already_reported")
-    assert join(round_, "y") == (round_, None)
-    assert join(round_, "z") == (round_, "round_full")
-    assert join(accept(round_, sent("y"), BASE), "z")[1] == "aggregating"
+    round_ = taken(joined(opened(2), "x", "y"), sent("x"))
+    assert join(round_, "x", now=100) == (round_, "already_reported")
+    assert join(round_, "y", now=100) == (round_, None)
+    assert join(round_, "z", now=100) == (round_, "round_full")
+    assert join(taken(round_, sent("y")), "z", now=100)[1] == "aggregating"
+
+
+def test_more_places_than_updates_are_given_and_the_first_updates_count() -> None:
+    """ceil(1.3 * 4) = 6 places for 4 updates: nobody waits for the slowest two."""
+    settings = RoundSettings(4, over_selection=1.3)
+    round_ = select(open_round(1, Base(BASE), settings, now=100), FLEET, now=100)
+    round_ = joined(round_, *FLEET)
+    for device_id in FLEET[:4]:
+        round_ = taken(round_, sent(device_id))
+    assert (round_.phase, len(round_.updates)) == ("aggregating", 4)
+    with refused("round_over"):
+        taken(round_, sent("e"))
+
+
+def test_places_are_kept_for_those_that_were_drawn() -> None:
+    settings = RoundSettings(2, over_selection=1.5, selection_sec=30)
+    round_ = select(open_round(1, Base(BASE), settings, now=50), FLEET, now=100)
+    assert (set(round_.reserved), round_.deadline_at) == ({"a", "b", "c"}, 700)
+    assert join(round_, "f", now=129)[1] == "not_selected"
+    round_, reason = join(round_, "c", now=129)
+    assert (reason, set(round_.assigned), set(round_.reserved)) == (None, {"c"}, {"a", "b"})
+    late = round_
+    for device_id in ("f", "e"):
+        late, reason = join(late, device_id, now=130)
+        assert reason is None
+    assert join(late, "a", now=130)[1] == "round_full"
+
+
+def test_with_a_place_for_everybody_nothing_is_kept() -> None:
+    settings = RoundSettings(6, selection_sec=30)
+    round_ = select(open_round(1, Base(BASE), settings, now=100), FLEET, now=100)
+    assert (round_.reserved, round_.free_places(100)) == (frozenset(), 8)
+    assert join(round_, "stranger", now=100)[1] is None
+
+
+def test_a_fraction_of_the_devices_that_are_there() -> None:
+    """m = max(ceil(C * K), 1): McMahan et al. 2017, Algorithm 1."""
+    for fraction, count in ((0.01, 1), (0.34, 3), (0.5, 3), (1.0, 6)):
+        settings = RoundSettings(fraction=fraction, over_selection=1)
+        round_ = select(open_round(1, Base(BASE), settings, now=100), FLEET, now=100)
+        assert (round_.settings.num_clients, round_.settings.fraction) == (count, None)
+        assert len(round_.reserved) == (count if count < 6 else 0)
+
+
+def test_nothing_begins_before_enough_devices_are_there() -> None:
+    round_ = open_round(1, Base(BASE), RoundSettings(min_devices=3), now=100)
+    assert select(round_, FLEET[:2], now=110) is round_
+    assert join(round_, "a", now=110) == (round_, "too_few_devices")
+    assert tick(round_, 10_000, num_active=2) is round_
+    assert select(round_, FLEET[:3], now=110).selected_at == 110
+
+
+def test_updates_that_suffice_at_the_deadline() -> None:
+    """Half of those wanted, or of the devices there; what was asked for; what the strategy needs."""
+    for wanted, num_active, needed in (
+        (RoundSettings(5), 9, 3),
+        (RoundSettings(5), 2, 1),
+        (RoundSettings(5), 0, 1),
+        (RoundSettings(5, 4), 2, 4),
+        (RoundSettings(7, min_updates=5), 7, 5),
+    ):
+        round_ = open_round(1, Base(BASE), wanted, now=100)
+        assert required_updates(round_, num_active) == needed
+
+
+def async_round(number: int = 5, max_staleness: int = 2) -> Round:
+    settings = RoundSettings(2, mode="async", max_staleness=max_staleness)
+    return select(open_round(number, Base(BASE, number - 1), settings, now=100), FLEET, now=100)
+
+
+def test_a_buffer_takes_stale_updates() -> None:
+    """Work of round 3 and of round 5 fill round 5's buffer, here of one device."""
+    round_, _ = join(async_round(), "a", now=100)
+    old = Place("a", 3, "0" * 64)
+    round_ = accept(round_, old, sent("a", "1" * 64, work_round=3), "0" * 64)
+    assert (round_.phase, set(round_.assigned)) == ("open", {"a"})
+    round_ = accept(round_, round_.place_of("a"), sent("a", "2" * 64, work_round=5), BASE)
+    assert (round_.phase, list(round_.updates)) == ("aggregating", [("a", 3), ("a", 5)])
+
+
+def test_a_buffer_refuses_what_is_too_old_or_was_not_given() -> None:
+    round_ = async_round()
+    with refused("too_stale"):
+        check_upload(round_, Place("a", 2, "0" * 64), "0" * 64)
+    with refused("wrong_base"):
+        check_upload(round_, Place("a", 3, "0" * 64), BASE)
+    with refused("not_assigned"):
+        check_upload(round_, None, BASE)
+    with refused("round_over"):
+        check_upload(joined(opened(2), "a"), Place("a", 0, "0" * 64), "0" * 64)
+
+
+def test_everybody_who_asks_a_buffer_gets_work_once_a_version() -> None:
+    round_ = async_round()
+    for device_id in FLEET:
+        round_, reason = join(round_, device_id, now=100)
+        assert reason is None
+    round_ = accept(round_, round_.place_of("a"), sent("a", work_round=5), BASE)
+    assert join(round_, "a", now=100)[1] == "already_reported"
 
 
 def test_deadline_with_enough_updates_closes() -> None:
-    round_ = accept(joined(opened(3, min_clients=1), "x", "y"), sent("x"), BASE)
-    assert tick(round_, 109.9) is round_
-    assert tick(round_, 110).phase == "aggregating"
+    round_ = taken(joined(opened(3, min_clients=1), "x", "y"), sent("x"))
+    assert tick(round_, 109.9, num_active=6) is round_
+    assert tick(round_, 110, num_active=6).phase == "aggregating"
 
 
 def test_deadline_without_enough_updates_frees_silent_places() -> None:
-    round_ = accept(joined(opened(2), "x", "silent"), sent("x"), BASE)
-    renewed = tick(round_, 111)
-    assert (renewed.phase, renewed.deadline_at, renewed.free_places) == ("open", 121, 1)
+    round_ = taken(joined(opened(2, min_clients=2), "x", "silent"), sent("x"))
+    renewed = tick(round_, 111, num_active=6)
+    assert (renewed.phase, renewed.deadline_at, renewed.free_places(111)) == ("open", 121, 1)
     assert renewed.updates == round_.updates
-    assert join(renewed, "other")[1] is None
+    assert join(renewed, "other", now=111)[1] is None
 
 
 def test_device_that_lost_its_place_may_still_upload() -> None:
     """Three devices for two places: the first two updates count, the third comes too late."""
-    round_ = tick(joined(opened(2), "slow", "slower"), 110)
+    round_ = tick(joined(opened(2), "slow", "slower"), 110, num_active=6)
     round_ = joined(round_, "fast", "faster")
-    round_ = accept(round_, sent("slow"), BASE)
-    assert (round_.phase, round_.free_places) == ("open", 0)
-    round_ = accept(round_, sent("fast"), BASE)
+    round_ = taken(round_, sent("slow"))
+    assert (round_.phase, round_.free_places(100)) == ("open", 0)
+    round_ = taken(round_, sent("fast"))
     assert round_.phase == "aggregating"
     with refused("round_over"):
-        accept(round_, sent("faster"), BASE)
+        taken(round_, sent("faster"))
 
 
 def test_device_that_lost_its_place_may_take_one_again() -> None:
-    round_ = joined(tick(joined(opened(1), "x"), 110), "x")
+    round_ = joined(tick(joined(opened(1), "x"), 110, num_active=6), "x")
     assert (set(round_.assigned), set(round_.released)) == ({"x"}, set())
 
 
 def test_repeat_changes_nothing_and_another_body_is_refused() -> None:
-    round_ = accept(joined(opened(2), "x"), sent("x"), BASE)
-    assert accept(round_, sent("x", num_examples=6), BASE) is round_
+    round_ = taken(joined(opened(2), "x"), sent("x"))
+    assert taken(round_, sent("x", num_examples=6)) is round_
     with refused("already_reported"):
-        accept(round_, sent("x", sha256="c" * 64), BASE)
+        taken(round_, sent("x", sha256="c" * 64))
 
 
 def test_repeat_after_closing() -> None:
-    round_ = accept(joined(opened(1), "x"), sent("x"), BASE)
+    round_ = taken(joined(opened(1), "x"), sent("x"))
     assert round_.phase == "aggregating"
-    assert accept(round_, sent("x"), BASE) is round_
+    assert taken(round_, sent("x")) is round_
 
 
 def test_refusals() -> None:
     round_ = joined(opened(2), "x")
     with refused("not_assigned"):
-        check_upload(round_, "stranger", BASE)
+        check_upload(round_, round_.place_of("stranger"), BASE)
     with refused("wrong_base"):
-        check_upload(round_, "x", "f" * 64)
+        check_upload(round_, round_.place_of("x"), "f" * 64)
     for num_examples in (-1, 0, 1_000_001):
         with refused("bad_num_examples"):
-            accept(round_, sent("x", num_examples=num_examples), BASE)
+            taken(round_, sent("x", num_examples=num_examples))
 
 
 def test_resume_gives_time_to_come_back() -> None:
@@ -121,6 +241,12 @@ def test_resume_gives_time_to_come_back() -> None:
         ({"local_epochs": 0}, "local-epochs is 0"),
         ({"batch_size": 0}, "batch-size is 0"),
         ({"learning_rate": float("inf")}, "learning-rate is inf"),
+        ({"fraction": 0.0}, "fraction is 0"),
+        ({"over_selection": 0.9}, "over-selection is 0.9; expected 1 to 10"),
+        ({"selection_sec": -1}, "selection-sec is -1"),
+        ({"min_devices": 0}, "min-devices is 0"),
+        ({"mode": "both"}, "mode is both; expected sync or async"),
+        ({"max_staleness": -1}, "max-staleness is -1"),
     ],
 )
 def test_settings_that_make_no_round(changed: dict[str, float], message: str) -> None:
@@ -133,27 +259,35 @@ class RoundMachine(RuleBasedStateMachine):
 
     @initialize(num_clients=st.integers(1, 4), data=st.data(), deadline_sec=st.integers(1, 20))
     def begin(self, num_clients: int, data: st.DataObject, deadline_sec: int) -> None:
-        min_clients = data.draw(st.integers(1, num_clients))
+        settings = RoundSettings(
+            num_clients,
+            data.draw(st.integers(1, num_clients)),
+            deadline_sec,
+            over_selection=data.draw(st.sampled_from([1.0, 1.3, 2.0])),
+            selection_sec=data.draw(st.integers(0, 20)),
+        )
         self.now = 0.0
-        self.round_ = open_round(1, BASE, RoundSettings(num_clients, min_clients, deadline_sec), self.now)
+        ranked = data.draw(st.permutations(FLEET))
+        self.round_ = select(open_round(1, Base(BASE), settings, self.now), ranked, self.now)
         self.accepted: dict[str, Update] = {}
         self.given_work: set[str] = set()
 
-    devices = st.sampled_from(["a", "b", "c", "d", "e", "f"])
+    devices = st.sampled_from(FLEET)
 
     @rule(device=devices)
     def ask_for_work(self, device: str) -> None:
-        free, had_place = self.round_.free_places, device in self.round_.assigned
-        self.round_, reason = join(self.round_, device)
+        before = self.round_
+        kept = device in before.reserved and before.keeps_places(self.now)
+        self.round_, reason = join(before, device, self.now)
         if reason is None:
-            assert had_place or free > 0
+            assert device in before.assigned or kept or before.free_places(self.now) > 0
             self.given_work.add(device)
 
     @rule(device=devices, body=st.sampled_from(["1" * 64, "2" * 64]))
     def upload(self, device: str, body: str) -> None:
         before = self.round_
         try:
-            self.round_ = accept(before, sent(device, body), BASE)
+            self.round_ = taken(before, sent(device, body))
         except RefusedError as error:
             self.check_refusal(before, device, body, error.code)
             return
@@ -162,7 +296,7 @@ class RoundMachine(RuleBasedStateMachine):
             assert self.accepted[device].sha256 == body
         else:
             assert device in self.given_work
-            self.accepted[device] = self.round_.updates[device]
+            self.accepted[device] = self.round_.updates[device, 1]
             full = len(self.accepted) == before.settings.num_clients
             assert self.round_.phase == ("aggregating" if full else "open")
 
@@ -180,10 +314,10 @@ class RoundMachine(RuleBasedStateMachine):
     def time_passes(self, passed_sec: int) -> None:
         before = self.round_
         self.now += passed_sec
-        self.round_ = tick(before, self.now)
+        self.round_ = tick(before, self.now, num_active=6)
         if self.now < before.deadline_at:
             assert self.round_ is before
-        elif len(self.accepted) >= before.settings.required_clients:
+        elif len(self.accepted) >= (before.settings.min_clients or 0):
             assert self.round_.phase == "aggregating"
         else:
             assert self.round_.phase == "open"
@@ -197,7 +331,7 @@ class RoundMachine(RuleBasedStateMachine):
 
     @invariant()
     def accepted_updates_are_kept(self) -> None:
-        assert dict(self.round_.updates) == self.accepted
+        assert {id_: update for (id_, _), update in self.round_.updates.items()} == self.accepted
         assert len(self.accepted) <= self.round_.settings.num_clients
 
     @invariant()
@@ -208,10 +342,17 @@ class RoundMachine(RuleBasedStateMachine):
         assert round_.assigned | round_.released | self.accepted.keys() == self.given_work
 
     @invariant()
+    def no_more_train_than_there_are_places(self) -> None:
+        round_ = self.round_
+        kept = len(round_.reserved) if round_.keeps_places(self.now) else 0
+        assert len(round_.assigned) + kept <= round_.settings.num_places
+
+    @invariant()
     def an_open_round_wants_more(self) -> None:
         if self.round_.phase == "open":
             assert len(self.accepted) < self.round_.settings.num_clients
-            assert self.round_.free_places + len(self.round_.assigned) > 0
+            later = self.now + 20  # when no place is kept any more
+            assert self.round_.free_places(later) + len(self.round_.assigned) > 0
 
 
 TestRoundMachine = RoundMachine.TestCase

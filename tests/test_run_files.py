@@ -6,7 +6,10 @@ from pathlib import Path
 import pytest
 
 from fedfer.aggregator.config import HoldoutSource, RoundSettings, RunConfig, RunSettings
+from fedfer.aggregator.gates import GateSettings
+from fedfer.aggregator.retention import RetentionSettings
 from fedfer.aggregator.run_files import load_run, parse_settings, settings_json
+from fedfer.aggregator.stopping import StoppingSettings
 from fedfer.model.errors import UsageError
 
 WHOLE = """
@@ -23,8 +26,18 @@ deadline_sec = 300
 local_epochs = 1
 batch_size = 16
 learning_rate = 0.5
+fraction = 0.1
+over_selection = 1.5
+mode = "async"
 [strategy]
-name = "fedavg"
+name = "fedprox"
+proximal_mu = 0.1
+[stopping]
+patience = 3
+[gates]
+max_norm_ratio = 4
+[retention]
+keep_last = 5
 [holdout]
 source = "drawn"
 take = 70
@@ -39,9 +52,12 @@ def written(directory: Path, text: str) -> Path:
 
 def test_a_whole_file(tmp_path: Path) -> None:
     settings = RunSettings(
-        rounds=RoundSettings(10, 4, 300.0, 1, 16, 0.5),
+        rounds=RoundSettings(10, 4, 300.0, 1, 16, 0.5, fraction=0.1, over_selection=1.5, mode="async"),
         num_rounds=20,
-        strategy={"name": "fedavg"},
+        strategy={"name": "fedprox", "proximal_mu": 0.1},
+        stopping=StoppingSettings(patience=3),
+        gates=GateSettings(max_norm_ratio=4.0),
+        retention=RetentionSettings(keep_last=5),
         holdout=HoldoutSource("drawn", take=70),
         seed=7,
         keep_updates=True,
@@ -67,16 +83,19 @@ def test_settings_survive_json(tmp_path: Path) -> None:
         ('name = "a"', "model is missing"),
         ('name = "A b"\nmodel = "m"', "run name is 'A b'; expected 1 to 40"),
         ('name = "a"\nmodel = 5', "model is 5; expected text"),
-        ('name = "a"\nmodel = "m"\nepochs = 1', "epochs is no setting of a run"),
-        ('name = "a"\nmodel = "m"\n[rounds]\nclients = 1', "rounds.clients is no setting of a run"),
+        ('name = "a"\nmodel = "m"\nepochs = 1', "run has no setting 'epochs'"),
+        ('name = "a"\nmodel = "m"\n[rounds]\nclients = 1', "rounds has no setting 'clients'"),
         (
             'name = "a"\nmodel = "m"\n[rounds]\nnum_clients = "5"',
-            "rounds.num_clients is '5'; Input",
+            "rounds: num_clients is '5'; expected a whole",
         ),
         ('name = "a"\nmodel = "m"\n[rounds]\nnum_clients = 0', "clients is 0; expected 1 to"),
-        ('name = "a"\nmodel = "m"\n[rounds]\ndeadline_sec = nan', "deadline-sec is nan"),
-        ('name = "a"\nmodel = "m"\nrounds = 5', "rounds is 5; Input should be"),
-        ('name = "a"\nmodel = "m"\n[holdout]\ntake = 5', "holdout.source is .*; Field required"),
+        ('name = "a"\nmodel = "m"\n[rounds]\ndeadline_sec = nan', "rounds: deadline_sec is nan"),
+        ('name = "a"\nmodel = "m"\nrounds = 5', "rounds is 5; expected settings by name"),
+        ('name = "a"\nmodel = "m"\n[strategy]\nname = "fedsum"', "strategy 'fedsum' is unknown"),
+        ('name = "a"\nmodel = "m"\n[strategy]\nname = "krum"\nf = 1', "strategy krum has no setting 'f'"),
+        ('name = "a"\nmodel = "m"\n[stopping]\npatience = 0', "stopping: patience is 0"),
+        ('name = "a"\nmodel = "m"\n[stopping]\npatience = 3', "holdout is None; expected images"),
         ('name = "a"\nname = "b"', "is not TOML"),
         ("[[", "is not TOML"),
     ],

@@ -123,12 +123,8 @@ def test_pause_resume_stop(server: Server, contract: Contract) -> None:
         assert refused(too_late) == (409, "training_over")
         assert "operator" in too_late.json()["error"]["reason"]
         answer = work_in(phone, "default")
-        assert answer == {
-            "action": "stop",
-            "run": "default",
-            "reason": "operator",
-            "weights": work["weights"],
-        }
+        assert (answer["action"], answer["reason"]) == ("stop", "operator")
+        assert answer["weights"] == work["weights"]
         for change in ("pause", "resume", "stop"):
             assert refused(client.post(f"/v1/runs/default/{change}", headers=ADMIN)) == (409, "wrong_state")
 

@@ -280,9 +280,11 @@ def test_options(tmp_path: Path) -> None:
     assert config_of(plain) == serving_of(Path("m.tflite"), Path("d"))
     given = "--rounds 2 --clients 5 --min-clients 4 --deadline-sec 7 --local-epochs 1 --batch-size 8"
     given += " --learning-rate 0.5 --holdout drawn --holdout-skip 3 --holdout-take 9 --data-seed 6"
+    given += " --over-selection 2 --selection-sec 5 --min-devices 6 --seed 9"
     settings = RunSettings(
-        rounds=RoundSettings(5, 4, 7, 1, 8, 0.5),
+        rounds=RoundSettings(5, 4, 7, 1, 8, 0.5, over_selection=2.0, selection_sec=5.0, min_devices=6),
         num_rounds=2,
+        seed=9,
         holdout=HoldoutSource("drawn", 3, 9, 6),
         keep_updates=True,
     )

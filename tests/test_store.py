@@ -8,13 +8,14 @@ from postgres import database_url, on_sqlite
 from fedfer.aggregator.blobs import Blobs
 from fedfer.aggregator.config import RoundSettings
 from fedfer.aggregator.device_store import Device, KnownDevice
-from fedfer.aggregator.round_store import Result
-from fedfer.aggregator.rounds import Round, Update, accept, join, open_round, tick
+from fedfer.aggregator.gates import Rejection
+from fedfer.aggregator.results import End, Result
+from fedfer.aggregator.rounds import Base, Round, Update, accept, join, open_round, select, tick
 from fedfer.aggregator.run_store import RunRow
 from fedfer.aggregator.store import Store
 from fedfer.model.errors import StoreError
 
-BASE, NEXT = "a" * 64, "b" * 64
+BASE, NEXT, THIRD = "a" * 64, "b" * 64, "d" * 64
 RUN = RunRow("default", "1" * 64, {}, "running", None, 100.0)
 SETTINGS = RoundSettings(num_clients=2, min_clients=1, deadline_sec=30, learning_rate=0.5)
 
@@ -35,11 +36,12 @@ def with_round(data_dir: Path) -> tuple[Store, Round]:
         assert store.devices.add(
             Device(device_id, f"phone-{device_id}"), device_id * 64, 100, 5, max_devices=2
         )
-    first = open_round(1, BASE, SETTINGS, now=100)
+    first = open_round(1, Base(BASE), SETTINGS, now=100)
     store.runs.add_model(RUN.model, "2" * 64, 5)
-    store.rounds("default").begin(
-        RUN, Result(BASE, closed_at=100, holdout_loss=2.0, holdout_accuracy=0.25), first
-    )
+    initial = Result("committed", BASE, 100, BASE, holdout_loss=2.0, holdout_accuracy=0.25)
+    store.rounds("default").begin(RUN, initial, first)
+    first = select(first, ["x", "y"], now=100)
+    store.rounds("default").give_out(first)
     return store, first
 
 
@@ -66,10 +68,10 @@ def test_devices(tmp_path: Path) -> None:
 def test_a_round_comes_back_as_it_was(tmp_path: Path) -> None:
     store, round_ = with_round(tmp_path)
     for device_id in ("x", "y"):
-        round_, _ = join(round_, device_id)
+        round_, _ = join(round_, device_id, now=100)
         store.rounds("default").take_place(1, device_id)
-    update = Update("x", "c" * 64, 7, 2**40, 1.5, 0.25, None)
-    after = accept(round_, update, BASE)
+    update = Update("x", 1, "c" * 64, 7, 2**40, 1.5, 0.25, None)
+    after = accept(round_, round_.place_of("x"), update, BASE)
     store.rounds("default").add_update(round_, update, after)
     store = reopened(store)
     assert stored_round(store) == after
@@ -80,13 +82,13 @@ def test_a_round_comes_back_as_it_was(tmp_path: Path) -> None:
 
 def test_deadline_that_frees_places(tmp_path: Path) -> None:
     store, round_ = with_round(tmp_path)
-    round_, _ = join(round_, "x")
+    round_, _ = join(round_, "x", now=100)
     store.rounds("default").take_place(1, "x")
-    round_ = tick(round_, now=130)
+    round_ = tick(round_, now=130, num_active=2)
     store.rounds("default").pass_deadline(round_)
     assert stored_round(store) == round_
     assert (set(round_.released), round_.deadline_at) == ({"x"}, 160)
-    round_, _ = join(round_, "x")
+    round_, _ = join(round_, "x", now=100)
     store.rounds("default").take_place(1, "x")
     store = reopened(store)
     assert stored_round(store) == round_
@@ -94,11 +96,12 @@ def test_deadline_that_frees_places(tmp_path: Path) -> None:
 
 
 def test_finish_opens_the_next_round(tmp_path: Path) -> None:
-    store, _ = with_round(tmp_path)
-    following = open_round(2, NEXT, SETTINGS, now=120)
+    store, first = with_round(tmp_path)
+    following = open_round(2, Base(NEXT, 1, "5" * 64), SETTINGS, now=120)
     store.rounds("default").add_bytes_down(1, 10)
     store.rounds("default").add_bytes_down(1, 2**40)
-    store.rounds("default").finish(1, Result(NEXT, closed_at=120), following, None)
+    committed = Result("committed", NEXT, 120, NEXT, "5" * 64, 1.5, 0.5)
+    store.rounds("default").finish(first, committed, following, None)
     store = reopened(store)
     assert stored_round(store) == following
     zero, one, two = store.rounds("default").rows()
@@ -106,23 +109,88 @@ def test_finish_opens_the_next_round(tmp_path: Path) -> None:
     assert (one["phase"], one["result_weights"], one["bytes_down"]) == ("done", NEXT, 10 + 2**40)
     assert (two["phase"], two["result_weights"], two["settings"]["learning_rate"]) == ("open", None, 0.5)
     assert store.rounds("default").rows(7) == []
-    assert [store.rounds("default").is_version(name) for name in (BASE, NEXT, "d" * 64)] == [
-        True,
-        True,
-        False,
-    ]
-    store.rounds("default").finish(2, Result("d" * 64, closed_at=130), None, "rounds")
-    assert store.rounds("default").latest() == (replace(following, phase="done"), "d" * 64)
+    assert store.rounds("default").base_of(2) == NEXT
+    store.rounds("default").finish(
+        following, Result("committed", THIRD, 130), None, End("rounds", "all done")
+    )
+    assert store.rounds("default").latest() == (replace(following, phase="done"), THIRD)
+    assert store.rounds("default").last_durations_sec(5) == [20.0]
     store.close()
 
 
-def test_min_clients_is_kept(tmp_path: Path) -> None:
+def test_versions(tmp_path: Path) -> None:
+    store, first = with_round(tmp_path)
+    following = open_round(2, Base(NEXT, 1), SETTINGS, now=120)
+    store.rounds("default").finish(first, Result("committed", NEXT, 120, NEXT, "5" * 64), following, None)
+    store.rounds("default").finish(following, Result("rolled_back", NEXT, 130, THIRD), None, None)
+    store = reopened(store)
+    versions = store.versions("default")
+    assert [(v.round, v.weights, v.parent_round, v.state, v.is_kept) for v in versions.all()] == [
+        (0, BASE, None, None, True),
+        (1, NEXT, 0, "5" * 64, True),
+    ]
+    assert [versions.has(name) for name in (BASE, NEXT, THIRD)] == [True, True, False]
+    versions.tag("good", 0)
+    versions.tag("good", 1)
+    versions.tag("first", 0)
+    assert [version.tags for version in versions.all()] == [("first",), ("good",)]
+    assert [versions.untag("first"), versions.untag("first")] == [True, False]
+    versions.drop(NEXT, now=140)
+    assert [versions.has(NEXT), versions.is_kept_by_any(NEXT), versions.has_state("5" * 64)] == [False] * 3
+    assert [version.is_kept for version in versions.all()] == [True, False]
+    store.close()
+
+
+def test_rejections_are_kept_with_their_updates(tmp_path: Path) -> None:
+    store, round_ = with_round(tmp_path)
+    rounds = store.rounds("default")
+    for device_id in ("x", "y"):
+        before, _ = join(round_, device_id, now=100)
+        rounds.take_place(1, device_id)
+        update = Update(device_id, 1, device_id * 64, 7, 9, 1.5, 0.25)
+        round_ = accept(before, before.place_of(device_id), update, BASE)
+        rounds.add_update(before, update, round_)
+    why = Rejection("norm_too_large", "too far")
+    result = Result("committed", NEXT, 120, NEXT, rejections={("y", 1): why})
+    rounds.finish(round_, result, None, None)
+    assert rounds.rejections(1) == {"y": why}
+    assert rounds.num_rejected() == 1
+    told = [(sent["device_name"], sent["code"], sent["reason"]) for sent in rounds.rows(1)[0]["updates"]]
+    assert told == [("phone-x", None, None), ("phone-y", "norm_too_large", "too far")]
+    store.close()
+
+
+def test_reserved_places_are_no_work_yet(tmp_path: Path) -> None:
     store = opened(tmp_path)
+    rounds = store.rounds("default")
     store.runs.add_model(RUN.model, "2" * 64, 5)
-    store.rounds("default").begin(
-        RUN, Result(BASE, closed_at=1), open_round(1, BASE, RoundSettings(num_clients=4), now=1)
-    )
-    assert stored_round(store).settings.required_clients == 4
+    for device_id in ("x", "y"):
+        assert store.devices.add(Device(device_id, device_id), device_id * 64, 100, 5, max_devices=2)
+    settings = RoundSettings(1, over_selection=1, fraction=0.5)
+    first = open_round(1, Base(BASE), settings, now=100)
+    rounds.begin(RUN, Result("committed", BASE, 100), first)
+    drawn = select(first, ["y", "x"], now=150)
+    rounds.give_out(drawn)
+    store = reopened(store)
+    rounds = store.rounds("default")
+    assert stored_round(store) == drawn
+    assert set(drawn.reserved) == {"y"}
+    assert rounds.find_place(1, "y") is None
+    joined, _ = join(drawn, "y", now=150)
+    rounds.take_place(1, "y")
+    assert stored_round(store) == joined
+    assert rounds.find_place(1, "y") == joined.place_of("y")
+    store.close()
+
+
+def test_active_devices(tmp_path: Path) -> None:
+    store = opened(tmp_path)
+    for device_id, contract, now in (("a", None, 1000.0), ("b", "2" * 64, 1000.0), ("c", "3" * 64, 1000.0)):
+        device = Device(device_id, device_id, contract)
+        assert store.devices.add(device, device_id * 64, 9e9, now, max_devices=9)
+    store.devices.see("a", 5000.0)
+    assert {device.id for device in store.devices.active(900.0, "2" * 64)} == {"a", "b"}
+    assert {device.id for device in store.devices.active(4900.0, "2" * 64)} == {"a"}
     store.close()
 
 
@@ -134,14 +202,14 @@ def test_one_server_a_directory(tmp_path: Path) -> None:
 
 
 def test_runs(tmp_path: Path) -> None:
-    store, _ = with_round(tmp_path)
+    store, first = with_round(tmp_path)
     assert store.runs.rows() == [RUN]
     assert (store.runs.find("default"), store.runs.find("other")) == (RUN, None)
     assert [store.runs.has_model(name) for name in (RUN.model, "3" * 64)] == [True, False]
     store.runs.set_settings("default", {"num_rounds": 3})
-    store.rounds("default").finish(1, Result(NEXT, closed_at=120), None, "rounds")
+    store.rounds("default").finish(first, Result("committed", NEXT, 120), None, End("rounds", "all done"))
     store = reopened(store)
-    ended = replace(RUN, settings={"num_rounds": 3}, state="finished", stop_reason="rounds")
+    ended = replace(RUN, settings={"num_rounds": 3}, state="finished", end=End("rounds", "all done"))
     assert store.runs.rows() == [ended]
     store.close()
 

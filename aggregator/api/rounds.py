@@ -4,7 +4,7 @@ from fastapi import APIRouter
 
 from fedfer.aggregator import replies
 from fedfer.aggregator.api.dependencies import REFUSALS, AnyRun, RoundNumber
-from fedfer.aggregator.runs import unknown_round
+from fedfer.aggregator.rounds import unknown_round
 
 router = APIRouter(responses=REFUSALS)
 

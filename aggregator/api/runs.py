@@ -59,6 +59,13 @@ def resume(run: AnyRun) -> replies.RunReply:
     return replies.run_reply(run)
 
 
+@router.post("/v1/runs/{run}/rollback", dependencies=[AsAdmin])
+def roll_back(run: AnyRun, body: replies.RollbackRequest) -> replies.RunReply:
+    """Gives the open round up; the next one starts from the version named. A run that is over goes on."""
+    run.roll_back(body.to)
+    return replies.run_reply(run)
+
+
 @router.post("/v1/runs/{run}/stop", dependencies=[AsAdmin])
 def stop(run: AnyRun) -> replies.RunReply:
     """Ends a run for good; its versions stay."""

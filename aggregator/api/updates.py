@@ -23,8 +23,9 @@ from fedfer.aggregator.device_store import Device
 from fedfer.aggregator.metrics import Metrics
 from fedfer.aggregator.resumable import ResumableUploads
 from fedfer.aggregator.rounds import Update, check_num_examples
-from fedfer.aggregator.runs import Report, Run, Upload
+from fedfer.aggregator.runs import Run
 from fedfer.aggregator.service import Service
+from fedfer.aggregator.work import Report, Upload
 
 router = APIRouter(responses=REFUSALS)
 FiniteNumber = Annotated[float, Query(allow_inf_nan=False)]

@@ -13,5 +13,4 @@ def work(
     device: AnyDevice, service: AnyService, body: replies.WorkRequest | None = None
 ) -> replies.WorkReply:
     """Joins the device to an open round if there is a free place, or tells it to wait or stop."""
-    given = service.work(device, body.run if body else None)
-    return replies.work_reply(given, service.config.retry_after_sec)
+    return replies.work_reply(*service.work(device, body.run if body else None))

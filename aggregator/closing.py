@@ -1,0 +1,133 @@
+"""What becomes of a round's updates: gates, the strategy, the holdout set, and a result to commit.
+
+A function of the round, its files and the run's settings alone: whatever order the updates came in and
+however often this is cut short and done again, the result is the same, bit for bit.
+"""
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from fedfer.aggregator.blobs import Blobs
+from fedfer.aggregator.config import RunSettings
+from fedfer.aggregator.gates import Rejection, gate_candidate, gate_norms, gate_update
+from fedfer.aggregator.norms import delta_norms
+from fedfer.aggregator.results import Result
+from fedfer.aggregator.rounds import Round, UpdateKey
+from fedfer.aggregator.strategies.base import Aggregate, Strategy
+from fedfer.aggregator.update_reader import WeightedFile, in_order
+from fedfer.export.checkpoint import checkpoint_bytes, digest_of
+from fedfer.export.contract import Contract
+from fedfer.model.errors import StoreError
+from fedfer.model.measures import Measures
+
+logger = logging.getLogger("fedfer.aggregator")
+Measure = Callable[[Path], Measures | None]  # of a checkpoint on the holdout set, None without one
+
+
+@dataclass(frozen=True)
+class RoundFiles:
+    """A closed round as files: the version it starts from, the strategy's state, the updates."""
+
+    parent: Path
+    state: Path | None
+    updates: Mapping[UpdateKey, WeightedFile]
+
+
+def files_of(round_: Round, run: str, blobs: Blobs, base_of: Callable[[int], str | None]) -> RoundFiles:
+    """The files of a round. `base_of` names the weights that an earlier round started from."""
+    updates = {}
+    for key, update in round_.updates.items():
+        path = blobs.checked(blobs.update_path(run, round_.number, update.sha256))
+        sent = WeightedFile(update.sha256, update.num_examples, update.device_id, path)
+        base = round_.base.weights if update.work_round == round_.number else base_of(update.work_round)
+        if base is not None and base != round_.base.weights:
+            staleness = round_.number - update.work_round
+            sent = replace(sent, base=blobs.present(blobs.version_path(base)), staleness=staleness)
+        updates[key] = sent
+    state = round_.base.state
+    return RoundFiles(
+        parent=blobs.present(blobs.version_path(round_.base.weights)),
+        state=None if state is None else blobs.present(blobs.state_path(state)),
+        updates=updates,
+    )
+
+
+def rejections_of(
+    files: RoundFiles, settings: RunSettings, contract: Contract, measure: Measure
+) -> dict[UpdateKey, Rejection]:
+    """Which updates the gates turn away. Raises CheckpointError, InterpreterError."""
+    keys = list(files.updates)
+    rejected: dict[UpdateKey, Rejection] = {}
+    if settings.gates.max_norm_ratio is not None:
+        norms = delta_norms(files.parent, [files.updates[key] for key in keys], contract)
+        names = {repr(key): key for key in keys}
+        found = gate_norms(dict(zip(names, norms, strict=True)), settings.gates)
+        rejected = {names[name]: rejection for name, rejection in found.items()}
+    parent = None if settings.gates.max_update_drop is None else measure(files.parent)
+    if parent is not None:
+        for key in keys:
+            alone = None if key in rejected else measure(files.updates[key].path)
+            rejection = None if alone is None else gate_update(parent, alone, settings.gates)
+            if rejection is not None:
+                rejected[key] = rejection
+    return rejected
+
+
+def aggregate(
+    files: RoundFiles, kept: Sequence[WeightedFile], strategy: Strategy, contract: Contract, blobs: Blobs
+) -> tuple[str, str | None]:
+    """Writes the candidate and the strategy's state; returns their sha256. Raises CheckpointError,
+    StoreError."""
+    made: Aggregate = strategy.aggregate(files.parent, in_order(kept), files.state, contract)
+    data = checkpoint_bytes(made.weights, contract)
+    weights = digest_of(data)
+    state = None if made.state is None else digest_of(made.state)
+    try:
+        if made.state is not None and state is not None:
+            blobs.write(made.state, blobs.state_path(state))
+        blobs.write(data, blobs.version_path(weights))
+    except OSError as error:
+        raise StoreError(f"cannot write version {weights}: {error.strerror}") from None
+    return weights, state
+
+
+def result_of(
+    round_: Round,
+    candidate: tuple[str, str | None],
+    measures: tuple[Measures | None, Measures | None],
+    settings: RunSettings,
+    rejections: Mapping[UpdateKey, Rejection],
+    now: float,
+) -> Result:
+    """What the round ends with; `measures` are the parent's and the candidate's."""
+    (weights, state), (before, after) = candidate, measures
+    worse = None
+    if before is not None and after is not None:
+        worse = gate_candidate(before, after, settings.gates)
+    return Result(
+        outcome="rolled_back" if worse else "committed",
+        weights=round_.base.weights if worse else weights,
+        closed_at=now,
+        candidate=weights,
+        state=None if worse else state,
+        holdout_loss=after.loss if after else None,
+        holdout_accuracy=after.accuracy if after else None,
+        reason=worse.reason if worse else None,
+        rejections=rejections,
+    )
+
+
+def without_candidate(
+    round_: Round, rejections: Mapping[UpdateKey, Rejection], needed: int, now: float
+) -> Result:
+    """The result of a round of which the gates left too little."""
+    left = len(round_.updates) - len(rejections)
+    return Result(
+        outcome="no_updates",
+        weights=round_.base.weights,
+        closed_at=now,
+        reason=f"{left} of {len(round_.updates)} updates passed the gates; the strategy needs {needed}",
+        rejections=rejections,
+    )

@@ -1,0 +1,325 @@
+"""What a run learns by: strategies and their state, gates, plateau, versions, buffers, with real files."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from run_helpers import Party, one_class, party, rounds_of
+from server_helpers import plain_mean, synthetic_update, synthetic_weights
+
+from fedfer.aggregator.config import HoldoutSource, RunSettings
+from fedfer.aggregator.gates import GateSettings
+from fedfer.aggregator.retention import RetentionSettings
+from fedfer.aggregator.stopping import StoppingSettings
+from fedfer.export.checkpoint import checkpoint_bytes, digest_of
+from fedfer.export.contract import Contract, read_contract
+from fedfer.model.errors import RefusedError, UsageError
+from fedfer.model.sources import load_images
+
+HOLDOUT = HoldoutSource("drawn", take=1)  # one image: a model that says its label is right always, or never
+
+
+@pytest.fixture(scope="module")
+def contract(tiny_tflite: Path) -> Contract:
+    return read_contract(tiny_tflite)
+
+
+@pytest.fixture(scope="module")
+def label() -> int:
+    """The label of the one holdout image."""
+    return int(load_images("drawn", take=1).labels[0])
+
+
+@pytest.fixture
+def start(tmp_path: Path, contract: Contract, label: int) -> Path:
+    """Initial weights that are right about the holdout image."""
+    path = tmp_path / "start.safetensors"
+    path.write_bytes(one_class(contract, label))
+    return path
+
+
+@pytest.fixture
+def random_start(tmp_path: Path, contract: Contract) -> Path:
+    path = tmp_path / "random.safetensors"
+    path.write_bytes(synthetic_update(contract, 1000))
+    return path
+
+
+def refused(code: str) -> pytest.RaisesExc[RefusedError]:
+    return pytest.raises(RefusedError, check=lambda error: error.code == code)
+
+
+def bodies(contract: Contract, number: int, count: int = 2) -> list[bytes]:
+    return [synthetic_update(contract, 10 * number + i) for i in range(count)]
+
+
+STRATEGY = {"name": "fedadam", "server_learning_rate": 0.1}
+ADAM = RunSettings(rounds=rounds_of(2), num_rounds=9, strategy=STRATEGY)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tiny_tflite: Path, tmp_path_factory: pytest.TempPathFactory, contract: Contract) -> list[str]:
+    """What three rounds of FedAdam end with, from seed 1000."""
+    directory = tmp_path_factory.mktemp("undisturbed")
+    start = directory / "start.safetensors"
+    start.write_bytes(synthetic_update(contract, 1000))
+    with party(tiny_tflite, directory / "data", ADAM, start) as there:
+        phones = there.phones("a", "b")
+        return [there.round_trip(phones, bodies(contract, number)) for number in (1, 2, 3)]
+
+
+def test_the_state_of_a_strategy_survives_restarts(
+    tiny_tflite: Path, tmp_path: Path, contract: Contract, random_start: Path, undisturbed: list[str]
+) -> None:
+    results = []
+    for number in (1, 2, 3):
+        with party(tiny_tflite, tmp_path / "data", ADAM, random_start) as there:
+            results.append(there.round_trip(there.phones("a", "b")[::-1], bodies(contract, number)))
+    assert results == undisturbed
+    assert len(set(results)) == 3
+
+
+def test_rolling_back_restores_weights_and_state(
+    tiny_tflite: Path, tmp_path: Path, contract: Contract, random_start: Path, undisturbed: list[str]
+) -> None:
+    """Rounds 1 and 2, another round 3, back to 2 in the middle of round 4: round 5 is undisturbed round 3."""
+    with party(tiny_tflite, tmp_path / "data", ADAM, random_start) as there:
+        phones = there.phones("a", "b")
+        for number in (1, 2):
+            there.round_trip(phones, bodies(contract, number))
+        wrong = there.round_trip(phones, bodies(contract, 7))
+        late = phones[0].work()
+        phones[1].send(phones[1].work(), synthetic_update(contract, 8))
+        there.run.versions.tag("good", undisturbed[1])
+        there.run.roll_back("good")
+        assert (there.run.round_.number, there.run.newest_weights) == (5, undisturbed[1])
+        with refused("round_over"):
+            phones[0].send(late, synthetic_update(contract, 9))
+        assert there.round_trip(phones, bodies(contract, 3)) == undisturbed[2]
+        versions = there.run.versions.all()
+        assert [(v.round, v.parent_round) for v in versions] == [(0, None), (1, 0), (2, 1), (3, 2), (5, 2)]
+        assert versions[3].weights == wrong
+        rows = there.run.rounds.rows()
+        assert [row["outcome"] for row in rows] == ["committed"] * 4 + ["abandoned", "committed", None]
+        same = there.run.versions.compare("2", "good", contract)
+        assert (same.weights_distance, same.statistics_distance) == (0.0, 0.0)
+        apart = there.run.versions.compare("1", "2", contract)
+        assert apart.weights_distance == pytest.approx(distance(there, contract, "1", "2"), rel=1e-6)
+        for name in ("7", "bad", "0" * 64):
+            with refused("unknown_version"):
+                there.run.roll_back(name)
+
+
+def distance(there: Party, contract: Contract, a: str, b: str) -> float:
+    from fedfer.export.checkpoint import load_checkpoint
+
+    first, second = (
+        load_checkpoint(there.run.blobs.version_path(there.run.versions.find(name).weights), contract)
+        for name in (a, b)
+    )
+    trained = [w.name for w in contract.weights if w.role == "trainable"]
+    return float(np.sqrt(sum(np.square(first[n].astype(float) - second[n]).sum() for n in trained)))
+
+
+def test_an_update_that_is_too_long_is_turned_away(
+    tiny_tflite: Path, tmp_path: Path, contract: Contract, random_start: Path
+) -> None:
+    settings = RunSettings(rounds=rounds_of(4), gates=GateSettings(max_norm_ratio=3.0))
+    scaled = {name: 100 * tensor for name, tensor in synthetic_weights(contract, 4).items()}
+    with party(tiny_tflite, tmp_path / "data", settings, random_start) as there:
+        phones = there.phones("a", "b", "c", "attacker")
+        sent = [synthetic_update(contract, seed) for seed in (1, 2, 3)]
+        result = there.round_trip(phones, [*sent, checkpoint_bytes(scaled, contract)])
+        assert result == digest_of(plain_mean(contract, [(1, 5), (2, 5), (3, 5)]))
+        assert phones[0].work().rejected is None
+        told = phones[3].work().rejected
+        assert told is not None
+        assert (told[0], told[1].code) == (1, "norm_too_large")
+        rows = {row["device_name"]: row["code"] for row in there.run.rounds.rows(1)[0]["updates"]}
+        assert rows == {"a": None, "b": None, "c": None, "attacker": "norm_too_large"}
+    with party(tiny_tflite, tmp_path / "data", settings) as there:
+        phones[3].run = there.run
+        assert phones[3].work().rejected == told
+
+
+def test_a_candidate_that_is_worse_is_not_committed(
+    tiny_tflite: Path, tmp_path: Path, contract: Contract, start: Path, label: int
+) -> None:
+    """Right, then wrong: the next round starts from what was right, and a good candidate is taken."""
+    gates = GateSettings(max_candidate_drop=0.5)
+    settings = RunSettings(rounds=rounds_of(1), holdout=HOLDOUT, gates=gates, num_rounds=9)
+    right, wrong = start.read_bytes(), one_class(contract, (label + 1) % 7)
+    with party(tiny_tflite, tmp_path / "data", settings, start) as there:
+        (phone,) = there.phones("a")
+        assert there.round_trip([phone], [wrong]) == digest_of(right)
+        row = there.run.rounds.rows(1)[0]
+        assert (row["outcome"], row["candidate_weights"]) == ("rolled_back", digest_of(wrong))
+        assert (row["holdout_accuracy"], "0.000" in row["reason"]) == (0.0, True)
+        work = phone.work()
+        assert (work.round_.number, work.round_.base.weights) == (2, digest_of(right))
+        assert not there.run.versions.has(digest_of(wrong))
+        assert [version.round for version in there.run.versions.all()] == [0]
+
+
+def test_updates_that_make_the_model_worse_leave_nothing_to_average(
+    tiny_tflite: Path, tmp_path: Path, contract: Contract, start: Path, label: int
+) -> None:
+    settings = RunSettings(rounds=rounds_of(1), holdout=HOLDOUT, gates=GateSettings(max_update_drop=0.5))
+    with party(tiny_tflite, tmp_path / "data", settings, start) as there:
+        (phone,) = there.phones("a")
+        there.round_trip([phone], [one_class(contract, (label + 1) % 7)])
+        row = there.run.rounds.rows(1)[0]
+        assert (row["outcome"], row["updates"][0]["code"]) == ("no_updates", "holdout_drop")
+        assert row["result_weights"] == row["base_weights"]
+        assert there.run.rounds.num_rejected() == 1
+
+
+def test_a_run_stops_at_its_plateau_and_gives_its_best_version(
+    tiny_tflite: Path, tmp_path: Path, contract: Contract, start: Path, label: int
+) -> None:
+    settings = RunSettings(
+        rounds=rounds_of(1, over_selection=2.0),
+        holdout=HOLDOUT,
+        stopping=StoppingSettings(patience=2),
+        num_rounds=9,
+    )
+    with party(tiny_tflite, tmp_path / "data", settings, start) as there:
+        phone, late = there.phones("a", "late")
+        there.round_trip([phone], [one_class(contract, (label + 1) % 7)])
+        work = late.work()
+        assert there.round_trip([phone], [one_class(contract, (label + 2) % 7)]) != digest_of(
+            start.read_bytes()
+        )
+        assert (there.run.state, there.run.round_.number) == ("finished", 2)
+        assert there.run.end is not None
+        assert "has not improved in 2 rounds" in there.run.end.text
+        assert there.run.result_weights == digest_of(start.read_bytes())
+        assert phone.work().final_weights == there.run.result_weights
+        with pytest.raises(RefusedError, match="has not improved in 2 rounds") as caught:
+            late.send(work, synthetic_update(contract, 1))
+        assert (caught.value.code, caught.value.status) == ("training_over", 409)
+    with party(tiny_tflite, tmp_path / "data", settings) as there:
+        assert there.run.is_over
+        assert there.run.result_weights == digest_of(start.read_bytes())
+        there.run.roll_back("1")
+        assert (there.run.state, there.run.round_.number) == ("running", 3)
+
+
+ASYNC = RunSettings(rounds=rounds_of(2, mode="async", max_staleness=1), num_rounds=9)
+
+
+@pytest.fixture
+def buffered(tiny_tflite: Path, tmp_path: Path, random_start: Path) -> Iterator[Party]:
+    with party(tiny_tflite, tmp_path / "data", ASYNC, random_start) as there:
+        yield there
+
+
+def test_a_late_update_counts_less_in_the_next_buffer(buffered: Party, contract: Contract) -> None:
+    """x1 + (n d_b + n s (x_l - x0)) / 2n with s = 1/sqrt(2): Nguyen et al. 2022, Algorithm 1, section 5."""
+    a, b, late = buffered.phones("a", "b", "late")
+    slow = late.work()
+    first = buffered.round_trip([a, b], bodies(contract, 1))
+    late.send(slow, synthetic_update(contract, 30))
+    b.send(b.work(), synthetic_update(contract, 31))
+    buffered.wait_for_end_of(2)
+    result = buffered.run.rounds.rows(2)[0]
+    assert [(sent["device_name"], sent["work_round"]) for sent in result["updates"]] == [
+        ("late", 1),
+        ("b", 2),
+    ]
+    assert result["base_weights"] == first
+    expected = by_hand(contract)
+    from fedfer.export.checkpoint import load_checkpoint
+
+    found = load_checkpoint(buffered.run.blobs.version_path(result["result_weights"]), contract)
+    for weight in contract.weights:
+        assert np.allclose(found[weight.name], expected[weight.name], rtol=1e-5, atol=1e-6), weight.name
+
+
+def by_hand(contract: Contract) -> dict[str, np.ndarray]:  # type: ignore[type-arg]
+    zero, one, two, late, fresh = (synthetic_weights(contract, seed) for seed in (1000, 10, 11, 30, 31))
+    damped, expected = 1 / np.sqrt(2), {}
+    for weight in contract.weights:
+        name = weight.name
+        parent = (one[name].astype(float) + two[name]) / 2
+        if weight.role == "statistic":
+            stale = (1 - damped) * parent + damped * late[name]
+        else:
+            stale = parent + damped * (late[name].astype(float) - zero[name])
+        expected[name] = (stale + fresh[name]) / 2
+    return expected
+
+
+def test_what_is_too_stale_is_refused(buffered: Party, contract: Contract) -> None:
+    a, b, late = buffered.phones("a", "b", "late")
+    slow = late.work()
+    for number in (1, 2):
+        buffered.round_trip([a, b], bodies(contract, number))
+    with refused("too_stale"):
+        late.send(slow, synthetic_update(contract, 30))
+    assert late.work().round_.number == 3
+
+
+def test_the_order_of_arrival_does_not_matter_to_a_buffer(
+    tiny_tflite: Path, tmp_path: Path, random_start: Path, contract: Contract
+) -> None:
+    results = []
+    for turn in (1, -1):
+        with party(tiny_tflite, tmp_path / f"data{turn}", ASYNC, random_start) as there:
+            phones = there.phones("a", "b", "late")
+            slow = phones[2].work()
+            there.round_trip(phones[:2], bodies(contract, 1))
+            sends = [(phones[2], slow, 30), (phones[1], phones[1].work(), 31)][::turn]
+            for phone, work, seed in sends:
+                phone.send(work, synthetic_update(contract, seed))
+            there.wait_for_end_of(2)
+            results.append(there.run.rounds.rows(2)[0]["result_weights"])
+    assert results[0] == results[1]
+
+
+def test_old_versions_are_deleted_by_rule(
+    tiny_tflite: Path, tmp_path: Path, contract: Contract, random_start: Path
+) -> None:
+    settings = replace(ADAM, rounds=rounds_of(1), retention=RetentionSettings(keep_last=2, keep_every=4))
+    with party(tiny_tflite, tmp_path / "data", settings, random_start) as there:
+        (phone,) = there.phones("a")
+        results = [there.round_trip([phone], bodies(contract, 1, 1))]
+        there.run.versions.tag("keep", "1")
+        results += [there.round_trip([phone], bodies(contract, n, 1)) for n in range(2, 8)]
+        there.run.drop_versions()
+        kept = [version for version in there.run.versions.all() if version.is_kept]
+        assert [version.round for version in kept] == [0, 1, 4, 6, 7]
+        files = {path.stem for path in (tmp_path / "data" / "versions").iterdir()}
+        assert files == {version.weights for version in kept}
+        states = {path.name for path in (tmp_path / "data" / "states").iterdir()}
+        assert states == {version.state for version in kept if version.state}
+        with refused("unknown_version"):
+            there.run.roll_back("2")
+        with refused("unknown_weights"):
+            there.service.open_file("weights", results[1])
+
+
+def test_a_round_too_small_for_its_strategy_is_refused(tiny_tflite: Path, tmp_path: Path) -> None:
+    settings = RunSettings(rounds=rounds_of(2), strategy={"name": "krum", "num_byzantine": 1})
+    with pytest.raises(UsageError, match="clients is 2; strategy krum needs at least"):
+        party(tiny_tflite, tmp_path / "data", settings).__enter__()
+
+
+def test_the_same_devices_are_drawn_whoever_asks_first(
+    tiny_tflite: Path, tmp_path: Path, random_start: Path
+) -> None:
+    settings = RunSettings(rounds=rounds_of(2, min_devices=5), seed=3)
+    drawn = []
+    for turn in (1, -1):
+        with party(tiny_tflite, tmp_path / f"data{turn}", settings, random_start) as there:
+            names = [f"phone-{i}" for i in range(5)][::turn]
+            early = there.phones(*names[:4])
+            assert {phone.work().wait_reason for phone in early} == {"too_few_devices"}
+            phones = [*early, *there.phones(*names[4:])]
+            answers = {phone.device.name: phone.work().wait_reason for phone in phones}
+            drawn.append({name for name, reason in answers.items() if reason is None})
+            assert set(answers.values()) <= {None, "not_selected", "round_full"}
+            assert len(drawn[-1]) == 2
+    assert drawn[0] == drawn[1]

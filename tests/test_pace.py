@@ -1,0 +1,63 @@
+"""When waiting devices are told to come back: bounded load, sooner towards the round's end."""
+
+import heapq
+from random import Random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fedfer.aggregator.pace import Pace, jitter_of, remaining_sec, retry_after_sec
+
+PACE = Pace()
+
+
+@pytest.mark.parametrize(
+    ("remaining", "num_devices", "jitter", "pause"),
+    [
+        (0.0, 3, 0.0, 0.5),
+        (0.0, 3, 1.0, 1.0),
+        (8.0, 3, 0.0, 2.0),
+        (8.0, 3, 0.5, 3.0),
+        (3600.0, 3, 0.0, 15.0),
+        (0.0, 10_000, 0.0, 100.0),
+        (0.0, 10_000_000, 1.0, 1800.0),
+    ],
+)
+def test_by_hand(remaining: float, num_devices: int, jitter: float, pause: float) -> None:
+    assert retry_after_sec(remaining, num_devices, jitter, PACE) == pause
+
+
+@given(st.integers(1, 3000), st.floats(0, 1e6), st.integers(0, 2**32))
+def test_asks_a_second_stay_bounded(num_devices: int, remaining: float, seed: int) -> None:
+    """All devices come at once and then do as they are told for a minute: whatever the fleet's size, at most
+    `asks_per_sec` a second on average beyond the first asks."""
+    rng, span_sec = Random(seed), 60.0
+    pace = Pace(asks_per_sec=20.0)
+    due = [(0.0, device) for device in range(min(num_devices, 300))]
+    scaled = num_devices / len(due)  # each of them stands for several
+    asks = 0
+    while due and due[0][0] < span_sec:
+        now, device = heapq.heappop(due)
+        asks += 1
+        pause_sec = retry_after_sec(remaining, num_devices, rng.random(), pace)
+        heapq.heappush(due, (now + pause_sec, device))
+    assert (asks - len(due)) * scaled <= pace.asks_per_sec * span_sec + 1e-9
+
+
+@given(st.floats(0, 1e9), st.integers(0, 10**9), st.floats(0, 1))
+def test_a_pause_is_within_what_devices_take(remaining: float, num_devices: int, jitter: float) -> None:
+    assert PACE.least_sec <= retry_after_sec(remaining, num_devices, jitter, PACE) <= PACE.most_sec
+
+
+def test_what_is_left_of_a_round() -> None:
+    assert remaining_sec([], 5.0) == 0.0
+    assert remaining_sec([10.0, 30.0, 12.0], 5.0) == 7.0
+    assert remaining_sec([10.0, 30.0, 12.0], 50.0) == 0.0
+
+
+def test_jitter_spreads() -> None:
+    drawn = sorted(jitter_of("phone", number) for number in range(1000))
+    assert all(0 <= value < 1 for value in drawn)
+    assert abs(drawn[500] - 0.5) < 0.1
+    assert jitter_of("a", 1) == jitter_of("a", 1) != jitter_of("a", 2)
