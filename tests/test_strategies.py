@@ -1,6 +1,7 @@
 """The interface of strategies: settings, FedAvg, FedProx, stale updates."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -159,3 +160,14 @@ def test_stale_updates_in_any_order_and_no_variance_below_0(
     assert (mean["norm/variance"] >= 0).all()
     again = weighted_mean([updates[i] for i in order], SMALL, parent)
     assert checkpoint_bytes(mean, SMALL) == checkpoint_bytes(again, SMALL)
+
+
+def test_the_page_lists_every_strategy_and_default() -> None:
+    page = (Path(__file__).parents[1] / "docs" / "strategies.md").read_text()
+    table = page.split("| name | settings |")[1].split("\n\n")[0]
+    listed = {
+        name: {key: json.loads(value) for key, value in re.findall(r"`(\w+)` ([\w.]+)", cell)}
+        for name, cell in re.findall(r"^\| `(\w+)` \|(.*?)\|", table, re.MULTILINE)
+    }
+    written = [settings_of(make_strategy({"name": name})) for name in STRATEGIES]
+    assert listed == {str(w["name"]): {k: v for k, v in w.items() if k != "name"} for w in written}

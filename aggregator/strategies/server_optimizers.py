@@ -27,12 +27,13 @@ from numpy.typing import NDArray
 
 from fedfer.aggregator.average import mean_tensors
 from fedfer.aggregator.strategies.base import Aggregate, require
-from fedfer.aggregator.strategies.moments import load_moments, moments_bytes
+from fedfer.aggregator.strategies.moments import moments_bytes, opened_moments
 from fedfer.aggregator.update_reader import WeightedFile, in_order
 from fedfer.export.checkpoint import Weights, checked_tensors
 from fedfer.export.contract import Contract
 
 MAX_RATE = 1e3
+BLOCK_ELEMENTS = 1 << 16  # a step makes half a dozen arrays in float64: of a block, not of a tensor
 Tensor = NDArray[np.float64]
 
 
@@ -53,23 +54,31 @@ class ServerOptimizer:
     def aggregate(
         self, parent: Path, updates: Sequence[WeightedFile], state: Path | None, contract: Contract
     ) -> Aggregate:
-        before = load_moments(state, self.name, self.moments, contract)
         weights: Weights = {}
         after: Weights = {}
-        means = mean_tensors(in_order(updates), contract, parent, np.float64)
-        for (weight, mean), (_, start) in zip(means, checked_tensors(parent, contract), strict=True):
-            if weight.role == "statistic":
-                weights[weight.name] = mean.astype(np.float32)
-                continue
-            memory = [before.pop(f"{moment}/{weight.name}", None) for moment in self.moments]
-            step, kept = self.step(mean - start, [self._first(m, i) for i, m in enumerate(memory)])
-            weights[weight.name] = _float32(start + step)
-            after |= {f"{m}/{weight.name}": _float32(t) for m, t in zip(self.moments, kept, strict=True)}
+        with opened_moments(state, self.name, self.moments, contract) as before:
+            means = mean_tensors(in_order(updates), contract, parent, np.float64)
+            for (weight, mean), (_, start) in zip(means, checked_tensors(parent, contract), strict=True):
+                if weight.role == "statistic":
+                    weights[weight.name] = mean.astype(np.float32)
+                    continue
+                names = [f"{moment}/{weight.name}" for moment in self.moments]
+                memory = [_moment(before(name), mean, i) for name, i in zip(names, self.start, strict=True)]
+                self._move(mean, start, memory)
+                weights[weight.name] = _float32(mean)
+                after |= dict(zip(names, memory, strict=True))
         return Aggregate(weights, moments_bytes(after, self.name, contract))
 
-    def _first(self, moment: NDArray[np.float32] | None, index: int) -> Tensor:
-        """A moment in float64; in the first round what it starts from, as a scalar."""
-        return np.asarray(self.start[index] if moment is None else moment, np.float64)
+    def _move(self, mean: Tensor, start: NDArray[np.float32], memory: Sequence[NDArray[np.float32]]) -> None:
+        """One round of one tensor, block by block: `mean` becomes x_{t+1}, `memory` the new moments."""
+        flat, origin, moments = mean.reshape(-1), start.reshape(-1), [m.reshape(-1) for m in memory]
+        for first in range(0, flat.size, BLOCK_ELEMENTS):
+            block = slice(first, first + BLOCK_ELEMENTS)
+            delta = flat[block] - origin[block]
+            step, kept = self.step(delta, [m[block].astype(np.float64) for m in moments])
+            flat[block] = origin[block] + step
+            for moment, new in zip(moments, kept, strict=True):
+                moment[block] = _float32(new)
 
     @property
     def start(self) -> tuple[float, ...]:
@@ -152,6 +161,11 @@ class FedYogi(FedAdam):
     def second(self, v: Tensor, squared: Tensor) -> Tensor:
         change: Tensor = (1 - self.beta2) * squared * np.sign(v - squared)
         return v - change
+
+
+def _moment(stored: NDArray[np.float32] | None, like: Tensor, start: float) -> NDArray[np.float32]:
+    """What was kept of a tensor; in the first round what its elements start from."""
+    return np.full(like.shape, start, np.float32) if stored is None else stored
 
 
 def _require_rate(rate: float) -> None:
