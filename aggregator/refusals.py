@@ -1,6 +1,7 @@
 """Every failure as `{"error": {"code", "reason"}}` with its HTTP status, whoever raised it."""
 
 import logging
+import re
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -15,6 +16,8 @@ CHECKPOINT_STATUS = {"truncated": 400, "wrong_model": 409, "too_large": 413}
 HTTP_CODES = {404: "not_found", 405: "method_not_allowed", 413: "too_large"}
 RETRY_AFTER_SEC = 5
 MAX_REASON_CHARS = 600
+LONG_WORD = re.compile(r"[\w-]{32,}")
+DIGEST = re.compile(r"[0-9a-f]{32,64}")
 
 
 def install(app: FastAPI) -> None:
@@ -81,5 +84,6 @@ async def _on_bug(request: Request, error: Exception) -> JSONResponse:
 
 
 def _path(request: Request) -> str:
-    """The path as sent, made fit for a log line."""
-    return ascii(request.url.path[:200])[1:-1]
+    """The path as sent, made fit for a log line: without what may be a token that somebody put there."""
+    shown = LONG_WORD.sub(lambda word: word[0] if DIGEST.fullmatch(word[0]) else "***", request.url.path)
+    return ascii(shown[:200])[1:-1]

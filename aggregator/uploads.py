@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+import anyio
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect, Request
 
@@ -118,40 +119,40 @@ def check_digest(sha256: bytes, wanted: bytes | None) -> None:
 async def receive(request: Request, file: BinaryIO, announced: int, patience: Patience) -> bytes:
     """Appends the request's body, of `announced` bytes, to an open file, synced; returns its sha256.
 
-    When it raises RefusedError (truncated, timed_out), what came is in the file.
+    What came is in the file also when it is cancelled or raises RefusedError (truncated, timed_out).
     """
-    digest, num_bytes = hashlib.sha256(), 0
-    async for piece in _pieces(request, patience, announced):
-        num_bytes += len(piece)
-        await run_in_threadpool(_write, file, digest, piece)
+    digest, num_bytes, piece = hashlib.sha256(), 0, bytearray()
+    try:
+        async for chunk in _chunks(request, patience, announced):
+            num_bytes += len(chunk)
+            piece += chunk
+            if len(piece) >= PIECE_BYTES:
+                full, piece = piece, bytearray()  # before the wait: nothing is written twice
+                await run_in_threadpool(_write, file, digest, full)
+    finally:
+        with anyio.CancelScope(shield=True):
+            await run_in_threadpool(_write, file, digest, piece)
     if num_bytes < announced:
         raise RefusedError(f"{num_bytes} bytes came; Content-Length says {announced}", code="truncated")
     await run_in_threadpool(os.fsync, file.fileno())
     return digest.digest()
 
 
-async def _pieces(request: Request, patience: Patience, announced: int) -> AsyncIterator[bytes]:
-    """The body in pieces of about PIECE_BYTES. Raises RefusedError when it stops coming, after what came."""
-    piece, stream, clock = bytearray(), aiter(request.stream()), asyncio.get_running_loop().time
+async def _chunks(request: Request, patience: Patience, announced: int) -> AsyncIterator[bytes]:
+    """The body as it comes. Raises RefusedError when it stops coming."""
+    stream, clock = aiter(request.stream()), asyncio.get_running_loop().time
     ends_at = clock() + patience.total_sec(announced)
-    cut: RefusedError | None = None
-    while cut is None:
+    while True:
         try:
             async with asyncio.timeout(min(patience.idle_sec, ends_at - clock())):
-                piece += await anext(stream)
+                chunk = await anext(stream)
         except StopAsyncIteration:
-            break
+            return
         except TimeoutError:
-            cut = _timed_out(patience, ends_at <= clock())
+            raise _timed_out(patience, ends_at <= clock()) from None
         except ClientDisconnect:
-            cut = RefusedError("the connection ended before the body", code="truncated")
-        if len(piece) >= PIECE_BYTES:
-            yield bytes(piece)
-            piece.clear()
-    if piece:
-        yield bytes(piece)
-    if cut is not None:
-        raise cut
+            raise RefusedError("the connection ended before the body", code="truncated") from None
+        yield chunk
 
 
 def _timed_out(patience: Patience, is_over: bool) -> RefusedError:
@@ -160,6 +161,6 @@ def _timed_out(patience: Patience, is_over: bool) -> RefusedError:
     return RefusedError(f"{words}; send it again, or go on with it", code="timed_out", status=408)
 
 
-def _write(file: BinaryIO, digest: "hashlib._Hash", piece: bytes) -> None:
+def _write(file: BinaryIO, digest: "hashlib._Hash", piece: bytearray) -> None:
     file.write(piece)
     digest.update(piece)

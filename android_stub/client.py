@@ -3,14 +3,11 @@
 Every call is retried as `connection` says, and raises RefusedError or ServerUnreachableError in the end.
 """
 
-import base64
-from dataclasses import dataclass
 from pathlib import Path
 
 from fedfer.android_stub.cache import Cache
 from fedfer.android_stub.connection import Connection
 from fedfer.android_stub.download import fetch
-from fedfer.android_stub.fields import Fields
 from fedfer.android_stub.replies import (
     Enrolment,
     Receipt,
@@ -23,34 +20,27 @@ from fedfer.android_stub.replies import (
     parse_run_status,
     parse_work,
 )
+from fedfer.android_stub.upload import Sending, Update
 from fedfer.export.contract import MAX_MODEL_BYTES
-
-
-@dataclass(frozen=True)
-class Update:
-    """A trained checkpoint in a file, and what the server has to know about it."""
-
-    path: Path
-    sha256: str
-    base_weights: str
-    num_examples: int
-    loss: float
-    accuracy: float
-    train_sec: float
 
 
 class AggregatorClient:
     """One device's conversation with its aggregator. `enrol` comes first; it keeps the token."""
 
-    def __init__(self, connection: Connection, cache: Cache) -> None:
+    def __init__(self, connection: Connection, cache: Cache, enrol_key: str | None = None) -> None:
         self.connection = connection
         self._cache = cache
+        self._enrol_key = enrol_key
 
     def enrol(self, name: str, contract: str | None = None) -> Enrolment:
-        """POST /v1/devices."""
-        self.connection.token = None
+        """POST /v1/devices; with the last token, if there was one, to go on as the same device."""
         body = {"name": name, "contract": contract}
-        enrolment = parse_enrolment(self.connection.call("POST", "/v1/devices", json=body))
+        if self.connection.token is not None:
+            body["token"] = self.connection.token
+        headers = {} if self._enrol_key is None else {"Authorization": f"Bearer {self._enrol_key}"}
+        self.connection.token = None
+        reply = self.connection.call("POST", "/v1/devices", json=body, headers=headers)
+        enrolment = parse_enrolment(reply)
         self.connection.token = enrolment.token
         return enrolment
 
@@ -68,9 +58,11 @@ class AggregatorClient:
         return fetch(self.connection, self._cache, "weights", digest, max_bytes)
 
     def upload_update(self, run: str, round_number: int, update: Update) -> Receipt:
-        """PUT /v1/runs/{run}/rounds/{round}/update; the same body gets the same receipt again."""
+        """PUT /v1/runs/{run}/rounds/{round}/update; the same body gets the same receipt again. After a cut
+        only what is missing is sent."""
         path = f"/v1/runs/{run}/rounds/{round_number}/update"
-        return parse_receipt(self.connection.retry(f"PUT {path}", lambda _: self._put(path, update)))
+        sending = Sending(self.connection, path, update)
+        return parse_receipt(self.connection.retry(f"PUT {path}", sending.attempt))
 
     def round_result(self, run: str, round_number: int) -> RoundResult:
         """GET /v1/runs/{run}/rounds/{round}."""
@@ -79,19 +71,3 @@ class AggregatorClient:
     def run_status(self, run: str) -> RunStatus:
         """GET /v1/runs/{run}."""
         return parse_run_status(self.connection.call("GET", f"/v1/runs/{run}"))
-
-    def _put(self, path: str, update: Update) -> Fields:
-        digest = base64.b64encode(bytes.fromhex(update.sha256)).decode()
-        headers = {"Content-Type": "application/octet-stream", "Content-Digest": f"sha-256=:{digest}:"}
-        query = {
-            "base_weights": update.base_weights,
-            "num_examples": str(update.num_examples),
-            "loss": repr(update.loss),
-            "accuracy": repr(update.accuracy),
-            "train_sec": f"{update.train_sec:.3f}",
-        }
-        with update.path.open("rb") as file:  # httpx takes Content-Length from the file
-            try:
-                return self.connection.attempt("PUT", path, params=query, headers=headers, content=file)
-            finally:
-                self.connection.sent_bytes += file.tell()

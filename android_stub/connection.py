@@ -4,10 +4,12 @@ Connection errors, timeouts, 5xx, 408 and 429 are tried again with growing pause
 (ServerUnreachableError); any other answer than 2xx raises RefusedError with the server's code and reason.
 """
 
+import ssl
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from random import Random
 from typing import Any, TypeVar
 
@@ -57,16 +59,30 @@ def check_url(url: str) -> httpx.URL:
     return parsed
 
 
-def open_http(url: str, *, read_timeout_sec: float = READ_TIMEOUT_SEC) -> httpx.Client:
-    """Connections to one server, shared by all devices of a process. Raises UsageError for a bad URL."""
+def open_http(
+    url: str, *, read_timeout_sec: float = READ_TIMEOUT_SEC, ca_file: Path | None = None
+) -> httpx.Client:
+    """Connections to one server, shared by all devices of a process; over TLS with the certificates of
+    `ca_file` trusted instead of the system's. Raises UsageError for a bad URL or file."""
     parsed = check_url(url)
     is_loopback = parsed.host in ("127.0.0.1", "localhost", "::1")
     return httpx.Client(
         base_url=parsed,
+        verify=True if ca_file is None else trusting(ca_file),
         timeout=httpx.Timeout(READ_TIMEOUT_SEC, read=read_timeout_sec, connect=CONNECT_TIMEOUT_SEC),
         headers={"Accept-Encoding": "identity"},  # weights do not compress, and sizes stay checkable
         trust_env=not is_loopback,  # a proxy cannot reach this machine's own loopback
     )
+
+
+def trusting(ca_file: Path) -> ssl.SSLContext:
+    """TLS that takes servers whose certificate one in the file (PEM) vouches for. Raises UsageError."""
+    try:
+        return ssl.create_default_context(cafile=ca_file)
+    except ssl.SSLError:
+        raise UsageError(f"{ca_file} holds no certificate in PEM") from None
+    except OSError as error:
+        raise UsageError(f"cannot read {ca_file}: {error.strerror}") from None
 
 
 class Connection:
@@ -103,6 +119,12 @@ class Connection:
             if len(body) > MAX_REPLY_BYTES:
                 raise bad_reply(f"longer than {MAX_REPLY_BYTES} bytes", response.status_code)
             return Fields(body, response.status_code)
+
+    def headers(self, method: str, path: str, **request: Any) -> httpx.Headers:
+        """One attempt at a request answered by headers alone. Raises TransientError, RefusedError."""
+        with self.exchange(method, path, **request) as response:
+            self._read(response, MAX_REPLY_BYTES)
+            return response.headers
 
     @contextmanager
     def exchange(

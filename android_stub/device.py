@@ -10,10 +10,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum, auto
 
-from fedfer.android_stub.client import AggregatorClient, Update
+from fedfer.android_stub.client import AggregatorClient
 from fedfer.android_stub.events import Event, Finished, Note, RoundSeen, Trained
 from fedfer.android_stub.replies import Stop, Train, Wait
 from fedfer.android_stub.trainer import LocalResult, Seeds, TrainingPlan, train_locally
+from fedfer.android_stub.upload import Update
 from fedfer.android_stub.workbench import Workbench
 from fedfer.export.checkpoint import checkpoint_bytes, digest_of
 from fedfer.export.contract import Contract
@@ -22,6 +23,8 @@ from fedfer.model.errors import RefusedError
 
 MIN_PAUSE_SEC = 0.05  # whatever a server says, a waiting device does not spin
 # Answers to an upload that came too late: nothing is wrong with the device, there is other work.
+# Answers to a token that enrolling again replaces.
+_NO_TOKEN = ("bad_token", "expired_token")
 _TOO_LATE = ("round_over", "not_assigned", "training_over")
 
 
@@ -76,7 +79,7 @@ class Device:
         try:
             return self._step()
         except RefusedError as error:
-            if error.status == 401 and not self._enrolled_again:
+            if error.code in _NO_TOKEN and not self._enrolled_again:
                 self._enrolled_again = True  # until an update is accepted: no endless loop of enrolments
                 return self._go_on_from(State.ENROL, f"{error}; enrolling again")
             if self.state is State.UPLOAD and error.code in _TOO_LATE:

@@ -9,7 +9,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing import parent_process
 from multiprocessing.connection import Connection as Pipe
 from multiprocessing.connection import wait
@@ -44,17 +44,19 @@ class WorkerSettings:
     seed: int
     retry: RetryPolicy
     run: str | None = None
+    enrol_key: str | None = field(default=None, repr=False)
+    ca_file: Path | None = None
 
 
 def run_worker(settings: WorkerSettings, specs: Sequence[DeviceSpec], events: Pipe) -> None:
     """The body of a process: sends events until it ends; the last one is Failed if a device gave up."""
     threading.Thread(target=_exit_with_parent, daemon=True).start()
-    with open_http(settings.server_url) as http:
+    with open_http(settings.server_url, ca_file=settings.ca_file) as http:
         workbench = Workbench(Cache(settings.cache_dir), settings.runtime)
         devices = []
         for spec in specs:
             connection = Connection(http, _retrying(settings, spec, events.send))
-            client = AggregatorClient(connection, workbench.cache)
+            client = AggregatorClient(connection, workbench.cache, settings.enrol_key)
             devices.append(Device(spec, settings.seed, client, workbench, events.send, settings.run))
         drive(devices, events.send, time.monotonic, time.sleep)
 

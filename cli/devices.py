@@ -7,10 +7,13 @@ Example: fedfer devices --server http://127.0.0.1:8750 --count 3 --data drawn --
 """
 
 import argparse
+import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fedfer.android_stub.backoff import RetryPolicy
+from fedfer.cli.key_files import ENROL_VARIABLE, read_key
 from fedfer.model.errors import UsageError
 
 if TYPE_CHECKING:
@@ -25,6 +28,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--server", required=True, metavar="URL", help="the aggregator, as http://HOST:PORT")
     add("--run", dest="run_name", metavar="NAME", help="run to work for; if not given, the server chooses")
+    add(
+        "--enrol-key-file",
+        type=Path,
+        metavar="FILE",
+        help=f"key to enrol with, as the aggregator was given it; {ENROL_VARIABLE} if not given",
+    )
+    add("--ca-file", type=Path, metavar="FILE", help="certificates (PEM) to trust, instead of the system's")
     add("--count", required=True, type=int, metavar="N", help="number of phones")
     add("--data", required=True, metavar="SOURCE", help="images: `drawn`, or a FER2013-like .csv or .csv.gz")
     add("--skip", type=int, default=0, metavar="N", help="images of the source to leave out first")
@@ -68,6 +78,7 @@ def run(args: argparse.Namespace) -> int:
     from fedfer.android_stub.fleet import ending_on_signals, run_fleet
     from fedfer.android_stub.worker import WorkerSettings
 
+    enrol_key = read_key(args.enrol_key_file, ENROL_VARIABLE, os.environ, _warn)
     holdings = load_holdings(args)
     with ending_on_signals(), tempfile.TemporaryDirectory(prefix="fedfer-devices-") as temporary:
         settings = WorkerSettings(
@@ -76,11 +87,17 @@ def run(args: argparse.Namespace) -> int:
             runtime=args.runtime,
             seed=args.seed,
             retry=RetryPolicy(give_up_sec=args.give_up_sec),
+            enrol_key=enrol_key,
+            ca_file=args.ca_file,
             run=args.run_name,
         )
         summary = run_fleet(settings, holdings, args.processes, Narrator())
     print(describe_summary(summary), flush=True)
     return 0
+
+
+def _warn(text: str) -> None:
+    print(f"fedfer devices: {text}", file=sys.stderr)
 
 
 def load_holdings(args: argparse.Namespace) -> "list[LabelledImages]":

@@ -11,3 +11,13 @@ def export_tiny(path: Path, dropout: float, proximal: bool = False) -> None:
     from fedfer.export.tflite import convert
 
     path.write_bytes(convert(tiny_model(dropout), LABELS, TrainingSettings(proximal=proximal)))
+
+
+def export_wide(path: Path) -> None:
+    """Writes the wide model of tests/keras_models.py as a `.tflite`."""
+    from keras_models import LABELS, wide_model
+
+    from fedfer.export.contract import TrainingSettings
+    from fedfer.export.tflite import convert
+
+    path.write_bytes(convert(wide_model(), LABELS, TrainingSettings()))

@@ -78,7 +78,7 @@ class ScriptedServer:
                 time.sleep(answer.delay_sec)
                 send(self, answer)
 
-            do_GET = do_POST = do_PUT = handle_any
+            do_GET = do_HEAD = do_POST = do_PUT = do_PATCH = handle_any
 
             def log_message(self, format: str, *args: object) -> None:
                 pass
@@ -116,6 +116,8 @@ def send(handler: BaseHTTPRequestHandler, answer: Answer) -> None:
         handler.send_header(name, value)
     handler.send_header("Content-Length", str(len(body)))
     handler.end_headers()
+    if handler.command == "HEAD":
+        return
     handler.wfile.write(body if answer.cut_after is None else body[: answer.cut_after])
     if answer.cut_after is not None or not answer.reads_body:
         handler.close_connection = True

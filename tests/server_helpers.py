@@ -110,8 +110,10 @@ class Phone:
     token: str = ""
     device_id: str = ""
 
-    def enrol(self, contract: str | None = None) -> "Phone":
-        reply = self.client.post("/v1/devices", json={"name": self.name, "contract": contract})
+    def enrol(self, contract: str | None = None, key: str = "") -> "Phone":
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        asked = {"name": self.name, "contract": contract}
+        reply = self.client.post("/v1/devices", json=asked, headers=headers)
         assert reply.status_code == 201, reply.text
         self.token, self.device_id = reply.json()["token"], reply.json()["device_id"]
         return self

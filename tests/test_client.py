@@ -12,9 +12,9 @@ import pytest
 from client_helpers import PausedClient, paused_client
 from scripted_server import Answer, refusal, reply, serving
 
-from fedfer.android_stub.client import Update
 from fedfer.android_stub.connection import open_http
 from fedfer.android_stub.replies import Stop, Train, Wait
+from fedfer.android_stub.upload import Update
 from fedfer.model.errors import RefusedError, ServerUnreachableError, UsageError
 
 A, B, C = "a" * 64, "b" * 64, "c" * 64
@@ -315,11 +315,11 @@ def test_an_upload_says_what_it_is(connect: Connect, tmp_path: Path) -> None:
     assert client.connection.sent_bytes == len(BYTES)
 
 
-def test_an_upload_is_repeated_whole(connect: Connect, tmp_path: Path) -> None:
+def test_an_upload_is_repeated_whole_where_nothing_is_kept(connect: Connect, tmp_path: Path) -> None:
     with serving({PUT: [refusal(503, "store_failed"), RECEIPT]}) as server:
         client = connect(server.url).client
         client.upload_update("default", 2, update_in(tmp_path))
-        assert [request.body for request in server.requests] == [BYTES, BYTES]
+        assert [request.body for request in server.asked(PUT)] == [BYTES, BYTES]
     assert client.connection.sent_bytes == 2 * len(BYTES)
 
 

@@ -1,7 +1,9 @@
 """Who may reach a server: what `fedfer serve` refuses to start with, TLS, and proxies, over real sockets."""
 
+import re
 import ssl
 import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 import trustme
-from server_helpers import SERVE, serving
+from server_helpers import SERVE, Phone, Server, serving
 
 from fedfer.aggregator.tls import server_context
 from fedfer.cli.key_files import write_new_key
@@ -191,3 +193,46 @@ def test_enrolment_wants_its_key(tiny_tflite: Path, tmp_path: Path, key_file: Pa
             assert client.post("/v1/devices", json={"name": "a"}, headers=known).status_code == 201
             assert client.post("/v1/work", headers=known).status_code == 401
         assert key not in "\n".join(server.lines)
+
+
+TOKEN = re.compile(r"(?<![\w-])[\w-]{43}(?![\w-])")  # as long as a token or a new key; digests are longer
+
+
+def devices(server: Server, *options: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "fedfer.cli.main", "devices", "--server", server.url, "--count", "2"]
+    data = ["--data", "drawn", "--examples-per-device", "4", "--give-up-sec", "5"]
+    return subprocess.run([*command, *data, *options], capture_output=True, text=True, timeout=120)
+
+
+def test_a_fleet_trains_over_tls_with_keys_and_no_secret_is_logged(
+    tiny_tflite: Path, tmp_path: Path, key_file: Path, certificates: Certificates
+) -> None:
+    """The logs of a whole session, refusals included, hold neither a key nor a token."""
+    write_new_key(tmp_path / "other.key")
+    keys = [path.read_text().strip() for path in (key_file, tmp_path / "other.key")]
+    rounds = ("--rounds", "2", "--clients", "2", "--local-epochs", "1", "--batch-size", "4")
+    access = (*certificates.options, "--enrol-key-file", str(key_file))
+    trusted = ("--ca-file", str(certificates.authority))
+    with serving(tiny_tflite, tmp_path / "data", *rounds, *access) as server:
+        stranger = devices(server, *trusted, "--enrol-key-file", str(tmp_path / "other.key"))
+        nobody = devices(server, *trusted)
+        blind = devices(server, "--enrol-key-file", str(key_file))
+        fleet = devices(server, *trusted, "--enrol-key-file", str(key_file))
+        with httpx.Client(base_url=server.url, verify=ssl.create_default_context(cafile=trusted[1])) as http:
+            token = Phone(http, "curl").enrol(key=keys[0]).token
+            for secret in (token, keys[0], keys[1]):
+                for path in ("/v1/work", f"/v1/devices/{secret}", f"/v1/models/{secret}"):
+                    headers = {"Authorization": f"Bearer {secret}", "Cookie": secret, "X-Key": secret}
+                    http.post(path, headers=headers, json={"name": 5, "token": secret})
+                    http.get(path, params={"token": secret}, headers=headers)
+        assert server.stop() == 0
+    for failed, words in ((stranger, "bad_enrol_key"), (nobody, "bad_enrol_key"), (blind, "CERTIFICATE")):
+        assert failed.returncode == 1
+        assert words in failed.stderr
+        assert "Traceback" not in failed.stderr
+    assert fleet.returncode == 0, fleet.stderr
+    assert "2 rounds: 4 updates of 16 examples" in fleet.stdout
+    told = "\n".join([*server.lines, *(run.stdout + run.stderr for run in (stranger, nobody, blind, fleet))])
+    assert "accepted" in told
+    assert not TOKEN.findall(told)
+    assert not [secret for secret in (token, *keys) if secret in told]
