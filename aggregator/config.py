@@ -156,6 +156,7 @@ class ServerConfig:
     pace: Pace = field(default_factory=Pace)  # when waiting devices are told to ask again
     active_sec: float = 3600.0  # a device that was silent for longer is not counted on
     body_idle_sec: float = 60.0  # an upload that sends nothing for so long is given up
+    grace_sec: int = 10  # when the server is stopped: for calls that are being answered
     max_devices: int = 100_000
     max_concurrent_checks: int = 4  # uploads whose tensors are checked at a time
     max_runs: int = 100

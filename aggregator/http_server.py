@@ -11,12 +11,14 @@ from fedfer.aggregator.connections import ConnectionCounter, counted, raise_open
 from fedfer.aggregator.limits import Limits
 from fedfer.aggregator.rate_limits import is_loopback
 
-GRACE_SEC = 5  # for calls that are being answered when the server is stopped
 KEEP_ALIVE_SEC = 60  # longer than devices pause between asking for work
 
 
-def uvicorn_config(app: FastAPI, limits: Limits, tls: ssl.SSLContext | None) -> uvicorn.Config:
-    """The HTTP server before the application: believes no headers but a trusted proxy's."""
+def uvicorn_config(
+    app: FastAPI, limits: Limits, tls: ssl.SSLContext | None, grace_sec: int
+) -> uvicorn.Config:
+    """The HTTP server before the application: believes no headers but a trusted proxy's. `grace_sec` is for
+    calls that are being answered when the server is stopped."""
     proxies = limits.trusted_proxies
     networks = [ipaddress.ip_network(text) for text in proxies]
 
@@ -36,5 +38,5 @@ def uvicorn_config(app: FastAPI, limits: Limits, tls: ssl.SSLContext | None) -> 
         access_log=False,
         server_header=False,
         timeout_keep_alive=KEEP_ALIVE_SEC,
-        timeout_graceful_shutdown=GRACE_SEC,
+        timeout_graceful_shutdown=grace_sec,
     )

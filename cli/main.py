@@ -14,7 +14,7 @@ from importlib.metadata import version
 
 from fedfer.model.errors import FedferError
 
-COMMANDS = ("export", "inspect", "keys", "serve", "devices", "runs", "rounds", "evaluate", "demo")
+COMMANDS = ("export", "inspect", "keys", "serve", "devices", "runs", "rounds", "versions", "evaluate", "demo")
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):

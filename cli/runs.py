@@ -14,7 +14,7 @@ from fedfer.model.errors import UsageError
 
 HELP = "show the runs of an aggregator; pause, resume, stop one"
 ACTIONS = ("list", "show", "pause", "resume", "stop")
-HEADER = ("run", "state", "round", "of", "devices in", "newest", "best", "model")
+HEADER = ("run", "state", "round", "of", "updates in", "rejected", "newest", "best", "model")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -43,6 +43,9 @@ def run(args: argparse.Namespace) -> int:
         print("\n".join(f"{name}: {_value(value)}" for name, value in body.items()))
     else:
         print(format_table(HEADER, [_row(row) for row in rows], num_left=2))
+        for row in rows:
+            if row.get("waits_for"):
+                print(f"{printable(row.get('run'))} waits for {printable(row['waits_for'])}")
     return 0
 
 
@@ -55,6 +58,7 @@ def _row(row: dict[str, Any]) -> tuple[str, ...]:
         printable(row.get("round")),
         printable(row.get("num_rounds")),
         printable(row.get("num_updates")),
+        printable(row.get("num_rejected")),
         short(row.get("weights")),
         short(row.get("best_weights")),
         short(row.get("model")),

@@ -118,6 +118,12 @@ def declare(parser: argparse.ArgumentParser) -> tuple[Option, ...]:
     )
     add("--keep-updates", action="store_true", help="keep the updates' files after their round")
     add(
+        "--grace-sec",
+        type=int,
+        default=ServerConfig.grace_sec,
+        help="seconds that calls under way get when the server is stopped",
+    )
+    add(
         "--log-format",
         choices=logs.LOG_FORMATS,
         default="text",
@@ -182,7 +188,7 @@ def serve(
             if self.started:
                 print(ready, flush=True)
 
-    server = Server(uvicorn_config(app, config.limits, tls))
+    server = Server(uvicorn_config(app, config.limits, tls, config.grace_sec))
 
     def leave(*_: object) -> None:
         server.should_exit = True
@@ -214,6 +220,7 @@ def config_of(args: argparse.Namespace) -> ServerConfig:
         database_url=args.database_url,
         weights_url=args.weights_url,
         cache_bytes=args.cache_bytes,
+        grace_sec=args.grace_sec,
     )
 
 
