@@ -18,6 +18,7 @@ from fedfer.aggregator.closing import (
     result_of,
     without_candidate,
 )
+from fedfer.aggregator.logs import about
 from fedfer.aggregator.metrics import Metrics
 from fedfer.aggregator.model_runs import measure_version
 from fedfer.aggregator.results import Result
@@ -82,6 +83,7 @@ class Closer:
                     error,
                     pause_sec,
                     exc_info=bug,
+                    extra=about(run=self._run.name),
                 )
                 self._stopping.wait(pause_sec)
                 pause_sec = min(2 * pause_sec, MAX_PAUSE_SEC)
@@ -110,7 +112,8 @@ class Closer:
             result = without_candidate(round_, rejected, run.strategy.min_updates, run.clock())
         else:
             begun = time.monotonic()
-            candidate = aggregate(files, kept, run.strategy, run.contract, run.blobs)
+            with self._metrics.stage("average"):
+                candidate = aggregate(files, kept, run.strategy, run.contract, run.blobs)
             averaged_sec = time.monotonic() - begun
             measures = self._parent_measures(files), self._measured(candidate[0])
             result = result_of(round_, candidate, measures, run.settings, rejected, run.clock())
@@ -129,9 +132,18 @@ class Closer:
             len(kept),
             averaged_sec,
             time.monotonic() - started,
+            extra=about(run=run.name, round=round_.number),
         )
         for key, rejection in rejected.items():
-            logger.info("run %s round %d: turned away %s: %s", run.name, round_.number, key[0], rejection)
+            logger.info(
+                "run %s round %d: turned away %s: %s",
+                run.name,
+                round_.number,
+                key[0],
+                rejection,
+                extra=about(run=run.name, round=round_.number, device=key[0], code=rejection.code),
+            )
+            self._metrics.update(run.name, rejection.code)
         log_state(run)
 
     def _tidy(self, round_: Round) -> None:
@@ -152,7 +164,8 @@ class Closer:
         """Raises InterpreterError; the round is then closed again later."""
         run = self._run
         model, version = run.blobs.present(run.blobs.model_path(run.model)), run.blobs.present(weights)
-        return measure_version(model, version, self._holdout, self._runtime)
+        with self._metrics.stage("evaluate"):
+            return measure_version(model, version, self._holdout, self._runtime)
 
     def _measured(self, weights: str) -> Measures | None:
         """The candidate's measures; none if evaluation fails twice, which is logged, unless a decision hangs
@@ -162,7 +175,7 @@ class Closer:
             try:
                 return self._measure(self._run.blobs.version_path(weights))
             except FedferError as error:  # also when Ctrl-C reached the evaluating process first
-                logger.error("cannot evaluate %s: %s", weights, error)
+                logger.error("cannot evaluate %s: %s", weights, error, extra=about(run=self._run.name))
                 if left == 1 and (settings.stopping or settings.gates.max_candidate_drop is not None):
                     raise
                 self._stopping.wait(FIRST_PAUSE_SEC)
@@ -180,6 +193,7 @@ def log_state(run: Run) -> None:
             round_.number,
             run.end.text if run.end else "",
             run.result_weights,
+            extra=about(run=run.name, round=round_.number),
         )
         return
     logger.info(
@@ -190,6 +204,7 @@ def log_state(run: Run) -> None:
         round_.base.weights,
         round_.settings.num_clients,
         len(round_.updates),
+        extra=about(run=run.name, round=round_.number),
     )
 
 

@@ -48,8 +48,8 @@ def files_of(round_: Round, run: str, blobs: Blobs, base_of: Callable[[int], str
         updates[key] = sent
     state = round_.base.state
     return RoundFiles(
-        parent=blobs.present(blobs.version_path(round_.base.weights)),
-        state=None if state is None else blobs.present(blobs.state_path(state)),
+        parent=blobs.checked(blobs.version_path(round_.base.weights)),
+        state=None if state is None else blobs.checked(blobs.state_path(state)),
         updates=updates,
     )
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from fedfer.aggregator.device_store import Device, DeviceStore, KnownDevice
 from fedfer.aggregator.keys import new_token, token_sha256
+from fedfer.aggregator.logs import about
 from fedfer.model.errors import RefusedError
 
 logger = logging.getLogger("fedfer.aggregator")
@@ -45,7 +46,8 @@ class Enrolment:
         if known is not None:
             _check_not_revoked(known)
             if self._devices.renew(known.device.id, known.token_sha256, token_sha256(token), expires_at):
-                logger.info("device %s has a new token: %s", known.device.name, known.device.id)
+                words, known_id = "device %s has a new token: %s", known.device.id
+                logger.info(words, known.device.name, known_id, extra=about(device=known_id))
                 return Enrolled(known.device, token, expires_at)
         device = Device(uuid.uuid4().hex, name, contract)
         if not self._devices.add(device, token_sha256(token), expires_at, now, self._max_devices):
@@ -54,7 +56,7 @@ class Enrolment:
                 code="too_many_devices",
                 status=409,
             )
-        logger.info("device %s enrolled as %s", name, device.id)
+        logger.info("device %s enrolled as %s", name, device.id, extra=about(device=device.id))
         return Enrolled(device, token, expires_at)
 
     def authenticate(self, token: str) -> Device:
@@ -77,7 +79,7 @@ class Enrolment:
         """Refuses the device from now on; what it reported before stays counted."""
         if not self._devices.revoke(device_id, self._clock()):
             raise RefusedError(f"no device {ascii(device_id)[:80]}", code="unknown_device", status=404)
-        logger.warning("device %s revoked", device_id)
+        logger.warning("device %s revoked", device_id, extra=about(device=device_id))
 
     def _find(self, token: str) -> KnownDevice | None:
         """By the sha256, which tells nothing of the token by how long it takes; compared once more whole."""

@@ -6,16 +6,18 @@ the same database, goes on.
 """
 
 import contextlib
+import logging
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from fedfer.aggregator.blobs import Blobs
 from fedfer.aggregator.bucket import Bucket
 from fedfer.model.errors import StoreError
 
+logger = logging.getLogger("fedfer.aggregator")
 IN_USE_SEC = 300.0  # a file that was asked for so recently may be being read
 UPDATES = "updates"
 
@@ -59,16 +61,19 @@ class MirroredBlobs(Blobs):
 
     def drop(self, place: Path) -> None:
         super().drop(place)
-        self.bucket.delete([self._key(place)])
+        with _harmless():
+            self.bucket.delete([self._key(place)])
 
     def drop_updates(self, run: str, round_number: int) -> None:
         super().drop_updates(run, round_number)
-        self.bucket.delete(self.bucket.keys(f"{UPDATES}/{run}/{round_number}/"))
+        with _harmless():
+            self.bucket.delete(self.bucket.keys(f"{UPDATES}/{run}/{round_number}/"))
 
     def drop_updates_before(self, run: str, round_number: int) -> None:
         super().drop_updates_before(run, round_number)
-        keys = self.bucket.keys(f"{UPDATES}/{run}/")
-        self.bucket.delete([key for key in keys if _round_of(key) < round_number])
+        with _harmless():
+            keys = self.bucket.keys(f"{UPDATES}/{run}/")
+            self.bucket.delete([key for key in keys if _round_of(key) < round_number])
 
     def _fetch(self, place: Path) -> None:
         temporary = self.temporary_path()
@@ -84,7 +89,7 @@ class MirroredBlobs(Blobs):
 
     def _shrink(self, keeping: Path) -> None:
         """Deletes what the bucket has and nobody has asked for lately, while the directory holds too much."""
-        files = [path for name in ("models", "versions") for path in (self.root / name).iterdir()]
+        files = [path for name in ("models", "versions", "states") for path in (self.root / name).iterdir()]
         used = sorted((path.stat().st_mtime, path.stat().st_size, path) for path in files)
         excess = sum(size for _, size, _ in used) - self._max_cache_bytes
         for last_used, size, path in used:
@@ -93,6 +98,15 @@ class MirroredBlobs(Blobs):
             if path != keeping:
                 path.unlink(missing_ok=True)
                 excess -= size
+
+
+@contextlib.contextmanager
+def _harmless() -> Iterator[None]:
+    """What cannot be deleted stays, and is in nobody's way."""
+    try:
+        yield
+    except StoreError as error:
+        logger.warning("%s", error)
 
 
 def _round_of(key: str) -> int:

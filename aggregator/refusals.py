@@ -8,6 +8,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
+from fedfer.aggregator.logs import about
 from fedfer.aggregator.security_headers import SECURITY_HEADERS
 from fedfer.model.errors import CheckpointError, FedferError, RefusedError, StoreError
 
@@ -50,7 +51,8 @@ async def _on_fedfer_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, FedferError)
     status = status_of(error)
     log = logger.error if status >= 500 else logger.info
-    log("refused %s %s: %d %s: %s", request.method, _path(request), status, error.code, error)
+    words = "refused %s %s: %d %s: %s"
+    log(words, request.method, _path(request), status, error.code, error, extra=about(code=error.code))
     headers = error.headers if isinstance(error, RefusedError) else {}
     if status == 503:
         headers["Retry-After"] = str(RETRY_AFTER_SEC)

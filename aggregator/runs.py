@@ -14,6 +14,7 @@ from fedfer.aggregator.config import RoundSettings, RunSettings, ServerConfig
 from fedfer.aggregator.device_store import Device
 from fedfer.aggregator.fleet import DURATIONS, Fleet
 from fedfer.aggregator.gates import Rejection
+from fedfer.aggregator.logs import about
 from fedfer.aggregator.results import End, Result
 from fedfer.aggregator.round_opening import opening_settings
 from fedfer.aggregator.rounds import Base, Place, Round, Update, WaitReason
@@ -250,6 +251,7 @@ class Run:
                 self.name,
                 after.number,
                 self.waits_for(),
+                extra=about(run=self.name, round=after.number),
             )
         self._set_round(after)
 
@@ -276,6 +278,7 @@ class Run:
             ": too few, unless others come it closes at its deadline"
             if len(there) < settings.num_clients
             else "",
+            extra=about(run=self.name, round=selected.number),
         )
 
     def commit(self, round_: Round, result: Result) -> bool:
@@ -356,7 +359,8 @@ class Run:
             self._state, self._end, self._newest_weights = "running", None, base.weights
             self._set_round(following)
             self._result_weights = self._find_result()
-            logger.info("run %s: back to the version of round %d", self.name, version.round)
+            words = "run %s: back to the version of round %d"
+            logger.info(words, self.name, version.round, extra=about(run=self.name, round=following.number))
             self.changed.notify_all()
 
     def _change(self, expected: tuple[RunState, ...], state: RunState, end: End | None) -> None:
@@ -368,7 +372,7 @@ class Run:
             )
         self.store.runs.set_state(self.name, state, end)
         self._state, self._end = state, end
-        logger.info("run %s is %s", self.name, state)
+        logger.info("run %s is %s", self.name, state, extra=about(run=self.name))
 
     def _find_result(self) -> str:
         if self.settings.stopping is None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from fedfer.aggregator.device_store import Device
 from fedfer.aggregator.gates import Rejection
+from fedfer.aggregator.logs import about
 from fedfer.aggregator.rounds import Round, Update, WaitReason
 
 logger = logging.getLogger("fedfer.aggregator")
@@ -70,4 +71,5 @@ def log_accepted(run: str, device: Device, update: Update, after: Round) -> None
         update.loss,
         update.accuracy,
         update.received_bytes,
+        extra=about(run=run, round=after.number, device=device.id),
     )

@@ -88,6 +88,7 @@ def _export(api: Api, path: str, name: str, args: argparse.Namespace) -> tuple[d
 
 def find(versions: list[dict[str, Any]], name: str) -> dict[str, Any]:
     """The newest version that is kept and has this tag, sha256 or round. Raises UsageError."""
+    version: dict[str, Any]
     for version in reversed(versions):
         tags = version.get("tags")
         names: list[object] = [version.get("weights"), str(version.get("round"))]

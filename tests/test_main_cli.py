@@ -42,7 +42,18 @@ UNITS = {
     "seconds",
     "seed",
 }
-UNITS |= {"connections", "days", "epsilon", "momentum", "norm", "share", "size", "step", "updates"}
+UNITS |= {
+    "connections",
+    "days",
+    "epsilon",
+    "momentum",
+    "norm",
+    "share",
+    "smoothing",
+    "size",
+    "step",
+    "updates",
+}
 
 
 def fedfer(*arguments: str) -> subprocess.CompletedProcess[str]:

@@ -1,4 +1,4 @@
-"""`fedfer runs` and `fedfer rounds` against a server as a process, as an operator types them."""
+"""`fedfer runs`, `rounds` and `versions` against a server as a process, as an operator types them."""
 
 import json
 import subprocess
@@ -8,8 +8,17 @@ from pathlib import Path
 
 import httpx
 import pytest
-from server_helpers import Phone, Server, free_port, serving, synthetic_update, wait_for_round
+from server_helpers import (
+    Phone,
+    Server,
+    free_port,
+    plain_mean,
+    serving,
+    synthetic_update,
+    wait_for_round,
+)
 
+from fedfer.export.checkpoint import digest_of
 from fedfer.export.contract import read_contract
 
 KEY = "an-admin-key-for-tests-0123456789"
@@ -50,7 +59,8 @@ def refused(server: Server, *arguments: str, key: str | None = None) -> str:
 
 
 def test_runs_as_a_table_and_as_json(server: Server) -> None:
-    header, row = fedfer(server, "runs").stdout.splitlines()
+    header, row, waiting = fedfer(server, "runs").stdout.splitlines()
+    assert waiting.startswith("default waits for ")
     assert header.split()[:4] == ["run", "state", "round", "of"]
     assert row.split()[:4] == ["default", "running", "2", "3"]
     (body,) = json.loads(fedfer(server, "runs", "--json").stdout)["runs"]
@@ -105,3 +115,50 @@ def test_the_server_may_be_named_by_the_environment(server: Server, monkeypatch:
     with server.client() as client:
         headers = {"Authorization": f"Bearer {KEY}"}
         assert client.post("/v1/runs/default/resume", headers=headers).status_code == httpx.codes.OK
+
+
+def test_versions_are_listed_compared_and_tagged(server: Server) -> None:
+    lines = fedfer(server, "versions", "list", "default").stdout.splitlines()
+    assert [line.split()[0] for line in lines] == ["round", "0", "1"]
+    first, second = json.loads(fedfer(server, "versions", "list", "default", "--json").stdout)["versions"]
+    assert (second["parent_weights"], first["parent_weights"]) == (first["weights"], None)
+    tagged = fedfer(server, "versions", "tag", "default", "1", "good", key=KEY)
+    assert tagged.stdout == f"good is {second['weights']}\n"
+    assert lines[2].endswith(" -")
+    assert fedfer(server, "versions", "list", "default").stdout.splitlines()[2].endswith(" good")
+    compared = json.loads(fedfer(server, "versions", "compare", "default", "0", "good", "--json").stdout)
+    assert compared["weights_distance"] > 0
+    assert compared["b"]["weights"] == second["weights"]
+    shown = fedfer(server, "versions", "compare", "default", "0", "good").stdout
+    assert f"distance of the weights     {compared['weights_distance']:.6f}" in shown
+    assert "good is no tag any more" in fedfer(server, "versions", "untag", "default", "good", key=KEY).stdout
+    assert "404 unknown_version" in refused(server, "versions", "untag", "default", "good", key=KEY)
+    assert "401 bad_admin_key" in refused(server, "versions", "tag", "default", "1", "good")
+
+
+def test_a_version_and_its_model_are_exported_whole(
+    server: Server, tiny_tflite: Path, tmp_path: Path
+) -> None:
+    place, model = tmp_path / "best.safetensors", tmp_path / "model.tflite"
+    options = ["--output", str(place), "--model-output", str(model)]
+    done = fedfer(server, "versions", "export", "default", "1", *options)
+    mean = plain_mean(read_contract(tiny_tflite), [(0, 5), (1, 5)])
+    assert place.read_bytes() == mean
+    assert model.read_bytes() == tiny_tflite.read_bytes()
+    assert done.stdout.splitlines()[0] == f"wrote {place}: {len(mean)} bytes, sha256 {digest_of(mean)}"
+    assert sorted(tmp_path.iterdir()) == sorted([place, model])
+    unwritable = ["versions", "export", "default", "1", "--output", str(tmp_path / "none" / "x")]
+    assert "cannot write" in refused(server, *unwritable)
+    assert "no version 77" in refused(server, "versions", "export", "default", "77", "--output", str(place))
+    assert "export needs it" in refused(server, "versions", "export", "default", "1")
+    assert "expected `fedfer versions tag RUN VERSION TAG`" in refused(server, "versions", "tag", "default")
+
+
+def test_rolling_back(server: Server) -> None:
+    """Last of this file: the run goes on from its first version."""
+    with server.client() as client:
+        before = client.get("/v1/runs/default/versions").json()["versions"]
+        done = fedfer(server, "versions", "rollback", "default", "0", key=KEY)
+        assert "starts from 0" in done.stdout, done.stderr
+        run = client.get("/v1/runs/default").json()
+        assert (run["weights"], run["round"]) == (before[0]["weights"], 3)
