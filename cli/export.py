@@ -103,7 +103,7 @@ def run(args: argparse.Namespace) -> int:
         from fedfer.export.tflite import convert
         from fedfer.export.verify import require, verify
 
-        model, labels = _model_and_labels(args)
+        model, labels = model_and_labels(args)
         settings = _training_settings(args, model, labels)
         _set_up_weights(model, labels, settings, args)
         print(f"converting {model.name}, {model.count_params():,} parameters{_frozen(model)}", flush=True)
@@ -174,7 +174,7 @@ def _training_settings(
     return TrainingSettings(_changed(settings, args), loss, learning_rate=rate, proximal=args.proximal)
 
 
-def _model_and_labels(args: argparse.Namespace) -> "tuple[keras.Model, tuple[str, ...]]":
+def model_and_labels(args: argparse.Namespace) -> "tuple[keras.Model, tuple[str, ...]]":
     """What to export. Raises UsageError."""
     from fedfer.model.errors import UsageError
 

@@ -14,7 +14,10 @@ from importlib.metadata import version
 
 from fedfer.model.errors import FedferError
 
-COMMANDS = ("export", "inspect", "keys", "serve", "devices", "runs", "rounds", "versions", "evaluate", "demo")
+COMMANDS = (
+    *("train", "export", "inspect", "keys", "serve", "devices"),
+    *("runs", "rounds", "versions", "evaluate", "demo"),
+)
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
