@@ -4,12 +4,15 @@ import io
 import json
 import logging
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from server_helpers import Phone, serving, synthetic_update, wait_for_round
 
 from fedfer.aggregator.logs import LogFormat, about, masked, set_up
+from fedfer.export.contract import read_contract
 
 logger = logging.getLogger("fedfer.aggregator")
 
@@ -69,6 +72,25 @@ def test_a_bug_has_its_traceback_in_both_forms() -> None:
     assert len(line.splitlines()) == 1
     assert "Traceback" in json.loads(line)["traceback"]
     assert "s3cret" not in text + line
+
+
+def test_the_log_of_a_round_is_json(tiny_tflite: Path, tmp_path: Path) -> None:
+    """Every line of a real server's log; fields where they are known; no token."""
+    options = ["--clients", "1", "--rounds", "1", "--log-format", "json"]
+    with serving(tiny_tflite, tmp_path / "data", *options) as server, server.client() as client:
+        phone = Phone(client, "phone").enrol()
+        work, body = phone.work(), synthetic_update(read_contract(tiny_tflite), 1)
+        phone.upload(work, body[:1000])
+        phone.upload(work, body)
+        wait_for_round(client, 1)
+        assert server.stop() == 0
+    lines = [json.loads(line) for line in server.lines]
+    (accepted,) = (line for line in lines if " accepted: " in line["message"])
+    assert (accepted["run"], accepted["round"], accepted["device"]) == ("default", 1, phone.device_id)
+    (refused,) = (line for line in lines if "code" in line)
+    assert (refused["code"], refused["level"]) == ("truncated", "info")
+    assert any(line.get("round") == 1 and "round 1 done" in line["message"] for line in lines)
+    assert phone.token not in server.log.read_text()
 
 
 def test_secrets_are_masked() -> None:
