@@ -114,6 +114,9 @@ def _faults(layer: Any) -> Iterator[str]:
     if getattr(layer, "data_format", None) == "channels_first":
         yield "its data_format is channels_first; use channels_last"
     weights = [] if layer._layers else layer.weights
+    own = not type(layer).__module__.startswith("keras.")
+    if own and getattr(layer, "_seed_generators", None):
+        yield "it draws random numbers, which phones cannot; leave that to Dropout layers"
     constrained = [weight.name for weight in weights if getattr(weight, "constraint", None) is not None]
     if constrained:
         yield f"phones do not apply the constraint of {constrained[0]}; leave it out, or use a regularizer"
@@ -169,8 +172,14 @@ def _lambda_faults(layer: Any) -> Iterator[str]:
         yield f"its function uses {', '.join(unknown)}, which phones lack or fedfer does not know; replace it"
 
 
+def _attention_faults(layer: Any) -> Iterator[str]:
+    if layer.dropout:
+        yield "its own dropout draws numbers that phones cannot; put a Dropout layer after it"
+
+
 CHECKS: dict[type, Callable[[Any], Iterator[str]]] = {
     keras.layers.RNN: _recurrent_faults,
+    keras.layers.Attention: _attention_faults,
     keras.layers.UpSampling2D: _resizing_faults,
     keras.layers.Resizing: _resizing_faults,
     keras.layers.Conv1DTranspose: _transposed_faults,

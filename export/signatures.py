@@ -136,7 +136,7 @@ def weight_specs(model: keras.Model) -> list[WeightSpec]:
     ]
     if len({spec.name for spec in specs}) < len(specs):
         raise ExportError("two weights share a name; give the model's layers different names")
-    wrong = [weight.path for weight in model.weights if weight.dtype != "float32"]
+    wrong = [weight.path for weight in travelling_weights(model) if weight.dtype != "float32"]
     if wrong:
         raise ExportError(f"weights {wrong[:3]} are not float32; expected a float32 model")
     return specs

@@ -16,7 +16,7 @@ from fedfer.export.packing import finish
 from fedfer.export.refusal import layers_with, refuse, vocabulary_size
 from fedfer.export.signatures import TrainableModel, short_name, weight_specs
 from fedfer.export.trainable import frozen_values, travelling_weights
-from fedfer.model.errors import ExportError
+from fedfer.model.errors import ExportError, FedferError
 
 
 def convert(
@@ -27,20 +27,30 @@ def convert(
     refuse(model)
     contract = make_contract(model, labels, settings)
     trainable = TrainableModel(model, contract)
+    content = _converted(trainable, model)
+    names = {short_name(i): weight.name for i, weight in enumerate(contract.weights)}
+    return finish(content, contract, names, half_precision)
+
+
+def _converted(trainable: TrainableModel, model: keras.Model) -> bytes:
+    """What TensorFlow's converter makes of the signatures. Raises ExportError."""
     with tempfile.TemporaryDirectory() as directory, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # TensorFlow's own deprecations
         options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
-        signatures = trainable.signatures()
-        tf.saved_model.save(trainable, directory, signatures, options)
-        converter = tf.lite.TFLiteConverter.from_saved_model(directory, signature_keys=list(signatures))
-        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
-        converter.experimental_enable_resource_variables = True
+        signatures: dict[str, tf.types.experimental.ConcreteFunction] = {}
         try:
+            signatures = trainable.signatures()
+            tf.saved_model.save(trainable, directory, signatures, options)
+            converter = tf.lite.TFLiteConverter.from_saved_model(directory, signature_keys=list(signatures))
+            converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
+            converter.experimental_enable_resource_variables = True
             content: bytes = converter.convert()
-        except Exception as error:  # the converter raises whatever MLIR says
-            raise ExportError(_refusal(str(error), signatures["train"].graph, model)) from None
-    names = {short_name(i): weight.name for i, weight in enumerate(contract.weights)}
-    return finish(content, contract, names, half_precision)
+        except FedferError:
+            raise
+        except Exception as error:  # layers raise whatever they do, the converter whatever MLIR says
+            graph = signatures["train"].graph if signatures else tf.Graph()
+            raise ExportError(_refusal(str(error), graph, model)) from None
+    return content
 
 
 def round_to_float16(model: keras.Model) -> None:

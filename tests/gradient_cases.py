@@ -28,6 +28,18 @@ class Case:
     exact: bool = False
 
 
+def first_example(case: Case) -> dict[str, NDArray[np.float32]]:
+    """The inputs with the first example only; {} where other inputs have the size of the batch."""
+    if not case.inputs.keys() <= {"x", "x2", "w", "bias"}:
+        return {}
+    return {name: array[:1] if name in ("x", "x2") else array for name, array in case.inputs.items()}
+
+
+def alone_name(name: str) -> str:
+    """What a result is called when it comes from the first example alone."""
+    return f"{name} of one"
+
+
 def normal(rng: np.random.Generator, *shape: int) -> NDArray[np.float32]:
     return rng.normal(size=shape).astype(np.float32)
 

@@ -37,8 +37,8 @@ def compare(directory: Path, files: dict[str, list[Case]]) -> Compared:
 
 
 def require_equal(case: Case, expected: Arrays, observed: Arrays) -> None:
-    """Asserts that y, gradients and statistics agree."""
-    assert observed.keys() == expected.keys()
+    """Asserts that y, gradients and statistics agree; of the first example alone statistics are not known."""
+    assert observed.keys() >= expected.keys() >= {"result"}
     for name, gradient in expected.items():
         assert observed[name].shape == gradient.shape
         if case.exact:

@@ -12,7 +12,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import keras
 import numpy as np
 import tensorflow as tf
-from gradient_cases import Case, cotangent
+from gradient_cases import Case, alone_name, cotangent, first_example
 from numpy.typing import NDArray
 
 from fedfer.export.gradients import builtin_gradients
@@ -80,6 +80,8 @@ class Function:
     def __call__(self, inputs: Tensors) -> tf.Tensor:
         if self.layer is not None:
             values = [inputs[name] for name in sorted(inputs)]
+            if self.case.op == "MultiHeadAttention":
+                return self.layer(*values, training=True)
             return self.layer(values if len(values) > 1 else values[0], training=True)
         return OPS[self.case.op](**inputs, **self.case.settings)
 
@@ -94,13 +96,28 @@ class Function:
 
 
 def expected_gradients(function: Function) -> tuple[Arrays, NDArray[np.float32]]:
-    """TensorFlow's own y, gradients and statistics of one call; and the cotangent. Leaves the weights."""
-    inputs = {name: tf.constant(array) for name, array in function.case.inputs.items()}
+    """TensorFlow's own y, gradients and statistics of one call and of one example alone; the cotangent.
+
+    Leaves the weights."""
+    found, dy = _gradients_of(function, function.case.inputs)
+    first = first_example(function.case)
+    if first:
+        alone, _ = _gradients_of(function, first, dy[:1])
+        names = alone.keys() - function.statistics().keys()
+        found |= {alone_name(name): alone[name] for name in names}
+    return found, dy
+
+
+def _gradients_of(
+    function: Function, arrays: Arrays, dy: NDArray[np.float32] | None = None
+) -> tuple[Arrays, NDArray[np.float32]]:
+    """As expected_gradients, for these inputs; `dy` is the case's own unless given."""
+    inputs = {name: tf.constant(array) for name, array in arrays.items()}
     before = function.layer.get_weights() if function.layer is not None else []
     with tf.GradientTape() as tape:
         tape.watch([x for x in inputs.values() if x.dtype == tf.float32])
         y = function(inputs)
-        dy = cotangent(function.case, tuple(y.shape))
+        dy = cotangent(function.case, tuple(y.shape)) if dy is None else dy
         weighted = tf.reduce_sum(y * (2.0 * dy))
     sources = {name: x for name, x in inputs.items() if x.dtype == tf.float32} | function.variables()
     gradients = {name: tf.convert_to_tensor(g) for name, g in tape.gradient(weighted, sources).items()}

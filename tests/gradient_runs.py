@@ -4,7 +4,7 @@ from importlib import import_module
 from pathlib import Path
 
 import numpy as np
-from gradient_cases import Case
+from gradient_cases import Case, alone_name, first_example
 from numpy.typing import NDArray
 
 from fedfer.export.runtime import RUNTIMES
@@ -15,7 +15,7 @@ Arrays = dict[str, NDArray[np.float32]]
 def observed_gradients(
     directory: Path, files: dict[str, list[Case]], runtime: str, cotangents: Arrays
 ) -> dict[str, Arrays]:
-    """What each case's signature gives, by the case's name; it must take the first example alone too."""
+    """What each case's signature gives, by the case's name; then of the first example alone."""
     interpreter = import_module(RUNTIMES[runtime]).Interpreter
     observed = {}
     for file, cases in files.items():
@@ -23,6 +23,8 @@ def observed_gradients(
         for case in cases:
             run = loaded.get_signature_runner(case.name)
             observed[case.name] = run(**case.inputs, dy=cotangents[case.name])
-            first: Arrays = {name: case.inputs[name][:1] for name in ("x", "x2") if name in case.inputs}
-            run(**{**case.inputs, **first, "dy": cotangents[case.name][:1]})
+            first = first_example(case)
+            if first:
+                alone = run(**first, dy=cotangents[case.name][:1])
+                observed[case.name] |= {alone_name(name): array for name, array in alone.items()}
     return observed

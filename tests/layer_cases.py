@@ -142,6 +142,12 @@ MERGES: dict[str, tuple[str, tuple[int, ...], tuple[int, ...], Settings]] = {
     "concatenate": ("Concatenate", SEQUENCE, (2, 9, 3), {}),
     "concatenate_other_axis": ("Concatenate", SEQUENCE, (2, 5, 4), {"axis": 1}),
     "dot": ("Dot", (3, 5), (3, 5), {"axes": 1}),
+    "multi_head_attention": (
+        "MultiHeadAttention",
+        SEQUENCE,
+        (2, 5, 4),
+        {"num_heads": 2, "key_dim": 3, "use_bias": False},  # a key's bias has no gradient but rounding
+    ),
     "attention": ("Attention", SEQUENCE, (2, 5, 4), {}),
     "additive_attention": ("AdditiveAttention", SEQUENCE, (2, 5, 4), {}),
     "dot_of_sequences": ("Dot", (2, 9, 4), (2, 5, 4), {"axes": 2}),

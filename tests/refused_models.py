@@ -27,6 +27,17 @@ class Subclassed(keras.Model):  # type: ignore[misc]
         return self.dense(x)
 
 
+class OwnNoise(layers.Layer):  # type: ignore[misc]
+    """Draws from a generator of its own."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name=name)
+        self.generator = keras.random.SeedGenerator(1)
+
+    def call(self, x: tf.Tensor) -> tf.Tensor:
+        return x + keras.random.normal(x.shape[1:], seed=self.generator)
+
+
 def _through(*stack: keras.Layer, shape: tuple[int | None, ...] = (8, 8, 2)) -> keras.Model:
     """The layers in a row, and a softmax at the end."""
     x = images = keras.Input(shape)
@@ -50,6 +61,12 @@ def _subclassed() -> keras.Model:
     model = Subclassed()
     model(tf.zeros([1, 3]))
     return model
+
+
+def _attention() -> keras.Model:
+    x = keras.Input((6, 4))
+    y = layers.Flatten()(layers.Attention(dropout=0.3, name="look")([x, x]))
+    return keras.Model(x, layers.Dense(2, activation="softmax")(y))
 
 
 def _half() -> keras.Model:
@@ -82,6 +99,8 @@ MODELS: dict[str, Callable[[], keras.Model]] = {
     "both ways with dropout": lambda: _sequence(
         layers.Bidirectional(layers.LSTM(3, dropout=0.2), name="both")
     ),
+    "attention with dropout": _attention,
+    "own noise": lambda: _through(OwnNoise(name="own")),
     "bicubic": lambda: _through(layers.UpSampling2D(2, interpolation="bicubic", name="up")),
     "dilated and transposed": lambda: _through(layers.Conv2DTranspose(2, 3, dilation_rate=2, name="t")),
     "groups of rows": lambda: _through(layers.GroupNormalization(2, axis=1, name="rows")),

@@ -20,6 +20,8 @@ SAID = {
     "stateful": "layer state (LSTM): it is stateful, and every step on a phone is another batch",
     "recurrent dropout": "layer gru (GRU): its own dropout draws numbers that phones cannot; put Dropout",
     "both ways with dropout": "(LSTM): its own dropout draws numbers that phones cannot",
+    "attention with dropout": "layer look (Attention): its own dropout draws numbers that phones cannot",
+    "own noise": "layer own (OwnNoise): it draws random numbers, which phones cannot; leave that to Dropout",
     "bicubic": "layer up (UpSampling2D): interpolation 'bicubic' has no operator; use one of",
     "dilated and transposed": "layer t (Conv2DTranspose): transposed with dilation_rate (2, 2); use",
     "groups of rows": "layer rows (GroupNormalization): groups of axis 1; use axis=-1",

@@ -72,6 +72,17 @@ def test_an_lstm_over_words(path: Path) -> None:
     assert (contract.image_shape, contract.pixel_divisor) == ((10,), 1.0)
 
 
+def test_a_transformer(path: Path) -> None:
+    exported("whole_models:transformer", path)
+
+
+def test_adapted_statistics_and_a_layer_of_its_own(path: Path) -> None:
+    """What a Normalization learned before is a constant of the file."""
+    contract = exported("whole_models:adapted", path)
+    assert [weight.name for weight in contract.weights if "normalization" in weight.name] == []
+    assert [weight.shape for weight in contract.weights] == [(4, 6), (6,), (6,), (6, 3), (3,)]
+
+
 def test_regressors(path: Path) -> None:
     for source, outputs in (("whole_models:regressor", 3), ("whole_models:table", 1)):
         contract = exported(source, path)

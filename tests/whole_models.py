@@ -102,6 +102,40 @@ def words() -> keras.Model:
     return model
 
 
+def transformer() -> keras.Model:
+    """One block (Vaswani et al. 2017, arXiv 1706.03762) over 8 words of 40: 3 classes."""
+    keras.utils.set_random_seed(8)
+    numbers = keras.Input((8,), dtype="int32")
+    x = layers.Embedding(40, 8)(numbers)
+    y = layers.LayerNormalization()(x)
+    x = layers.Add()([x, layers.MultiHeadAttention(2, 4, dropout=0.1)(y, y)])
+    y = layers.Dense(16, activation="gelu")(layers.LayerNormalization()(x))
+    x = layers.Add()([x, layers.Dropout(0.1)(layers.Dense(8)(y))])
+    end = layers.Dense(3, activation="softmax")(layers.GlobalAveragePooling1D()(x))
+    return keras.Model(numbers, end, name="transformer")
+
+
+def adapted() -> keras.Model:
+    """A classifier of columns that are brought to mean 0 and variance 1 by what was seen before."""
+    keras.utils.set_random_seed(9)
+    seen = keras.random.normal((50, 4), mean=3.0, stddev=2.0, seed=1)
+    norm = layers.Normalization()
+    norm.adapt(seen)
+    columns = keras.Input((4,))
+    x = Gate()(layers.Dense(6, activation="selu")(norm(columns)))
+    return keras.Model(columns, layers.Dense(3, activation="softmax")(x), name="adapted")
+
+
+class Gate(layers.Layer):  # type: ignore[misc]
+    """A layer of somebody's own: x times the sigmoid of a weight for each channel."""
+
+    def build(self, shape: tuple[int | None, ...]) -> None:
+        self.openness = self.add_weight(shape=(shape[-1],), initializer="ones", name="openness")
+
+    def call(self, x: keras.KerasTensor) -> keras.KerasTensor:
+        return x * keras.ops.sigmoid(self.openness)
+
+
 def regressor() -> keras.Model:
     """Three numbers of an image, by the squared error."""
     keras.utils.set_random_seed(6)
