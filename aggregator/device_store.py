@@ -1,11 +1,13 @@
 """Devices in the database."""
 
+import threading
 from dataclasses import dataclass
 
-from sqlalchemy import func, insert, or_, select, update
+from sqlalchemy import bindparam, func, insert, or_, select, update
 
 from fedfer.aggregator import tables
 from fedfer.aggregator.database import Database
+from fedfer.model.errors import StoreError
 
 SEEN_SEC = 60.0
 
@@ -34,7 +36,9 @@ class DeviceStore:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._seen_at: dict[str, float] = {}  # newer than the database's by SEEN_SEC at most
+        self._noting = threading.Lock()
+        self._notes: dict[str, float] = {}  # device id: when it was heard of, not yet in the database
+        self._oldest_note: float | None = None
 
     def add(self, device: Device, token_sha256: str, expires_at: float, now: float, max_devices: int) -> bool:
         """Whether there was room for it."""
@@ -84,16 +88,33 @@ class DeviceStore:
             )
 
     def see(self, device_id: str, now: float) -> None:
-        """Notes that a device has been heard of; written every SEEN_SEC at most."""
-        if now - self._seen_at.get(device_id, 0.0) < SEEN_SEC:
+        """Notes that a device has been heard of. All notes are written in one transaction, when the oldest is
+        SEEN_SEC old or somebody asks who is active: one for each call would wait for the disk each time."""
+        with self._noting:
+            self._notes[device_id] = now
+            self._oldest_note = now if self._oldest_note is None else self._oldest_note
+            is_due = now - self._oldest_note >= SEEN_SEC
+        if is_due:
+            self._write_notes()
+
+    def _write_notes(self) -> None:
+        with self._noting:
+            notes, self._notes, self._oldest_note = self._notes, {}, None
+        if not notes:
             return
-        self._seen_at[device_id] = now
         table = tables.devices
-        with self._database.write("note a device") as connection:
-            connection.execute(update(table).where(table.c.id == device_id).values(seen_at=now))
+        noted = update(table).where(table.c.id == bindparam("device")).values(seen_at=bindparam("at"))
+        try:
+            with self._database.write("note devices") as connection:
+                connection.execute(noted, [{"device": device, "at": at} for device, at in notes.items()])
+        except StoreError:
+            with self._noting:
+                self._notes = notes | self._notes
+            raise
 
     def active(self, since: float, contract: str) -> list[Device]:
         """Devices heard of since then that can work with a model of this contract, the latest last."""
+        self._write_notes()
         table = tables.devices
         fits = or_(table.c.contract == contract, table.c.contract.is_(None))
         with self._database.read("read devices") as connection:

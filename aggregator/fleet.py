@@ -12,7 +12,8 @@ DURATIONS = 5  # rounds from which the length of the next is guessed
 
 
 class Fleet:
-    """Of one run. Methods raise StoreError; needs the run's lock held."""
+    """Of one run. Methods raise StoreError; what changes it needs the run's lock held. (Two callers that
+    count the active devices at once do no harm.)"""
 
     def __init__(
         self, devices: DeviceStore, contract: str, server: ServerConfig, clock: Callable[[], float]

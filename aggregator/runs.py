@@ -136,6 +136,9 @@ class Run:
                 code="wrong_model",
                 status=409,
             )
+        settled = self._settled(device)
+        if settled is not None:
+            return settled
         with self.changed:
             self.pass_deadline()
             rejected = self._rejected.get(device.id)
@@ -150,9 +153,24 @@ class Run:
                 self._round = joined
             return self._wait(device, reason) if reason else Work(joined, rejected=rejected)
 
-    def _wait(self, device: Device, reason: WaitReason) -> Work:
-        pause_sec = self.fleet.retry_after_sec(device, self._round)
-        return Work(self._round, reason, pause_sec, rejected=self._rejected.get(device.id))
+    def _settled(self, device: Device) -> Work | None:
+        """The answer if it changes nothing: without the lock, which is held while an update is made durable.
+        None if there is something to do first. It reads one frozen round, whatever happens meanwhile."""
+        round_, now = self._round, self.clock()
+        is_due = round_.phase == "open" and (now >= round_.deadline_at or round_.selected_at is None)
+        if self._state != "running" or is_due:
+            return None
+        joined, reason = rounds.join(round_, device.id, now)
+        if joined is not round_:
+            return None
+        if reason is not None:
+            return self._wait(device, reason, round_)
+        return Work(round_, rejected=self._rejected.get(device.id))
+
+    def _wait(self, device: Device, reason: WaitReason, round_: Round | None = None) -> Work:
+        round_ = round_ or self._round
+        pause_sec = self.fleet.retry_after_sec(device, round_)
+        return Work(round_, reason, pause_sec, rejected=self._rejected.get(device.id))
 
     def check_upload(self, device: Device, number: int, base_weights: str) -> None:
         """Refuses an upload before its body is read; what may be a repeat passes. Raises RefusedError,

@@ -17,6 +17,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -139,12 +140,12 @@ def measure_intake(model: Path, contract: Contract, num_updates: int, directory:
     with serving(model, directory, *options, connections) as server:
         pid, joined, go = server.child.pid, threading.Event(), threading.Event()
         arguments = (server.host, server.port, Body(contract), num_updates, joined, go)
-        uploads = threading.Thread(target=upload_once, args=arguments, daemon=True)
-        uploads.start()
-        joined.wait(300.0)
-        rest_mb, cpu_before, started = peak_memory_mb(pid), cpu_sec(pid), time.monotonic()
-        go.set()
-        uploads.join()
+        with ThreadPoolExecutor(1) as pool:
+            uploads = pool.submit(upload_once, *arguments)
+            joined.wait(300.0)
+            rest_mb, cpu_before, started = peak_memory_mb(pid), cpu_sec(pid), time.monotonic()
+            go.set()
+            uploads.result()
         while not server.rounds():
             time.sleep(0.1)
         seconds, used = time.monotonic() - started, cpu_sec(pid) - cpu_before

@@ -170,6 +170,8 @@ def upload_once(host: str, port: int, body: Body, num_clients: int, joined: Even
     """So many clients join a round; after `go` each sends its update, UPLOADERS of them at a time."""
     clients = [Client(host, port, f"client-{number}") for number in range(num_clients)]
     works = [client.ask() for client in clients]
+    for client in clients:
+        client.close()  # a server does not keep idle connections for ever; the upload opens another
     joined.set()
     go.wait()
 

@@ -1,12 +1,16 @@
 """When waiting devices are told to come back: bounded load, sooner towards the round's end."""
 
 import heapq
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from random import Random
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from run_helpers import party, rounds_of
 
+from fedfer.aggregator.config import RunSettings
 from fedfer.aggregator.pace import Pace, jitter_of, remaining_sec, retry_after_sec
 
 PACE = Pace()
@@ -61,3 +65,19 @@ def test_jitter_spreads() -> None:
     assert all(0 <= value < 1 for value in drawn)
     assert abs(drawn[500] - 0.5) < 0.1
     assert jitter_of("a", 1) == jitter_of("a", 1) != jitter_of("a", 2)
+
+
+def test_devices_that_wait_are_answered_while_an_update_is_made_durable(
+    tiny_tflite: Path, tmp_path: Path
+) -> None:
+    """The lock that a transaction holds is held here by this thread; another one asks."""
+    with party(tiny_tflite, tmp_path, RunSettings(rounds=rounds_of(1))) as there:
+        worker, waiting = there.phones("worker", "waiting")
+        given = worker.work()
+        with there.run.changed, ThreadPoolExecutor(1) as pool:
+            again = pool.submit(worker.work).result(30.0)
+            refused = pool.submit(waiting.work).result(30.0)
+        assert (given.wait_reason, again.wait_reason) == (None, None)
+        assert again.round_.number == given.round_.number
+        assert refused.wait_reason is not None
+        assert refused.retry_after_sec > 0

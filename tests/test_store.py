@@ -1,9 +1,13 @@
 import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from postgres import database_url, on_sqlite
+from sqlalchemy import Engine
+from sqlalchemy.event import listen, remove
 
 from fedfer.aggregator.blobs import Blobs
 from fedfer.aggregator.config import RoundSettings
@@ -192,6 +196,38 @@ def test_active_devices(tmp_path: Path) -> None:
     assert {device.id for device in store.devices.active(900.0, "2" * 64)} == {"a", "b"}
     assert {device.id for device in store.devices.active(4900.0, "2" * 64)} == {"a"}
     store.close()
+
+
+def test_calls_are_noted_together(tmp_path: Path) -> None:
+    """A minute of calls is one transaction: what the database has until then is the enrolment."""
+    store = opened(tmp_path)
+    for device_id in ("a", "b"):
+        assert store.devices.add(Device(device_id, device_id), device_id * 64, 9e9, 1000.0, max_devices=9)
+    written: list[str] = []
+    with transactions(written):
+        for second in range(60):
+            store.devices.see("ab"[second % 2], 2000.0 + second)
+        assert written == []
+        store.devices.see("a", 2060.0)
+        assert len(written) == 1
+        store.devices.see("a", 2061.0)
+        assert len(written) == 1
+    store.close()
+
+
+@contextmanager
+def transactions(written: list[str]) -> Iterator[None]:
+    """Adds every statement that changes devices to `written`."""
+
+    def note(*event: object) -> None:
+        if str(event[2]).startswith("UPDATE devices"):
+            written.append(str(event[2]))
+
+    listen(Engine, "before_cursor_execute", note)
+    try:
+        yield
+    finally:
+        remove(Engine, "before_cursor_execute", note)
 
 
 def test_one_server_a_directory(tmp_path: Path) -> None:
