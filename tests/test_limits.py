@@ -2,6 +2,7 @@
 
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -15,6 +16,7 @@ from server_helpers import UPDATE, Phone, synthetic_update, wait_for
 from fedfer.aggregator.app import create_app
 from fedfer.aggregator.config import RunConfig, ServerConfig
 from fedfer.aggregator.connections import PatientH11
+from fedfer.aggregator.limits import Limits
 from fedfer.cli.serve import listen
 from fedfer.export.contract import read_contract
 
@@ -108,6 +110,35 @@ def received(connection: socket.socket) -> bytes:
         while piece := connection.recv(65536):
             answer += piece
     return answer
+
+
+def test_upload_that_trickles(tiny_tflite: Path, tmp_path: Path) -> None:
+    """A byte now and then is never idle for long; too slow on the whole it is all the same."""
+    limits = Limits(min_upload_bytes_per_sec=1e8)
+    config = ServerConfig(tmp_path / "data", (RunConfig(tiny_tflite),), limits=limits, body_idle_sec=1.0)
+    with running(config) as address:
+        with httpx.Client(base_url=f"http://{address[0]}:{address[1]}", timeout=30) as client:
+            phone = Phone(client, "slow").enrol()
+        head = (
+            f"PATCH /v1/uploads/{'0' * 64} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {phone.token}\r\n"
+            "Content-Type: application/octet-stream\r\nUpload-Offset: 0\r\nContent-Length: 1000\r\n\r\n"
+        )
+        with socket.create_connection(address, timeout=60) as connection:
+            connection.sendall(head.encode())
+            trickle = threading.Thread(target=send_slowly, args=(connection, 900))
+            trickle.start()
+            answer = received(connection)
+            trickle.join()
+    assert answer.startswith(b"HTTP/1.1 408")
+    assert b"slower than 1e+08 bytes a second" in answer
+
+
+def send_slowly(connection: socket.socket, num_bytes: int) -> None:
+    """Until the other end has had enough."""
+    with suppress(OSError):
+        for _ in range(num_bytes):
+            connection.sendall(b"x")
+            time.sleep(0.05)
 
 
 def test_upload_that_stops_coming(phone: Phone, address: tuple[str, int], tiny_tflite: Path) -> None:

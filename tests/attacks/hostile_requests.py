@@ -2,7 +2,7 @@
 
 import base64
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,8 @@ def hostile_requests(target: Target) -> Iterator[HostileRequest]:
     yield from _upload_headers(target)
     yield from _lengths(target)
     yield from _paths(target)
+    yield from _pieces(target)
+    yield from _operators(target)
     yield from _small_bodies(target)
 
 
@@ -181,6 +183,56 @@ def _paths(target: Target) -> Iterator[HostileRequest]:
     yield HostileRequest("PUT devices", (get("/v1/devices", method="PUT"),), 405, "method_not_allowed")
 
 
+def piece(target: Target, name: str = "0" * 64, headers: str = "Upload-Offset: 0\r\n") -> bytes:
+    """A piece of an upload; `headers` besides those that every one has."""
+    return (
+        f"PATCH /v1/uploads/{name} HTTP/1.1\r\nHost: x\r\n{standard_headers(target)}{headers}\r\n".encode()
+        + target.body
+    )
+
+
+def _pieces(target: Target) -> Iterator[HostileRequest]:
+    for offset in ("-1", "1", "0x0", "1e9", "9" * 30, "NaN", "0,0", str(2**63)):
+        request = piece(target, headers=f"Upload-Offset: {offset}\r\n")
+        yield HostileRequest(f"offset {offset}", (request,), 409, "wrong_offset")
+    yield HostileRequest("no offset", (piece(target, headers=""),), 400, "bad_request")
+    for name in ("..%2f..%2fetc", "%00", "A" * 64, "0" * 63, "0" * 65, "0" * 64 + "%0a", "0" * 62 + "%2e%2e"):
+        status, code = (404, "not_found") if "%2f" in name else (400, "bad_request")
+        yield HostileRequest(f"piece of {name[:24]}", (piece(target, name),), status, code)
+    packed = piece(target, headers="Upload-Offset: 0\r\nContent-Encoding: gzip\r\n")
+    yield HostileRequest("packed piece", (packed,), 415, "wrong_content_type")
+    text = piece(target).replace(b"application/octet-stream", b"text/plain")
+    yield HostileRequest("piece of text", (text,), 415, "wrong_content_type")
+    for token in ("", "x", target.token[:-1]):
+        stolen = piece(target).replace(f"Bearer {target.token}".encode(), f"Bearer {token}".encode())
+        yield HostileRequest(f"piece with token {token!r:.9}", (stolen,), 401, "bad_token")
+    huge = (
+        standard_headers(target, length=target.max_bytes + 1) + "Upload-Offset: 0\r\nExpect: 100-continue\r\n"
+    )
+    head = f"PATCH /v1/uploads/{'0' * 64} HTTP/1.1\r\nHost: x\r\n{huge}\r\n".encode()
+    yield HostileRequest("piece too large", (head,), 413, "too_large")
+    nothing = standard_headers(target, length=0)
+    absent = replace(target, body=b"")
+    yield HostileRequest(
+        "hands in nothing", (upload(absent, headers=nothing, upload="0" * 64),), 404, "unknown_upload"
+    )
+    yield HostileRequest("hands in with a body", (upload(target, upload="0" * 64),), 400, "bad_request")
+    for name in ("../../etc/passwd", "", "0" * 63, "A" * 64, "%00" * 64):
+        request = upload(absent, headers=nothing, upload=name)
+        yield HostileRequest(f"hands in {name[:20]!r}", (request,), 400, "bad_request")
+
+
+def _operators(target: Target) -> Iterator[HostileRequest]:
+    """This server has no admin key: whoever asks, and with whatever, is not the admin."""
+    for token in ("", "x", target.token, "admin", "null", "\xe9"):
+        headers = f"Authorization: Bearer {token}\r\n"
+        for path in ("pause", "resume", "stop"):
+            request = post(f"/v1/runs/default/{path}", headers=headers)
+            yield HostileRequest(f"{path} with token {token!r:.9}", (request,), 403, "admin_disabled")
+        request = get("/v1/devices/x", headers, method="DELETE")
+        yield HostileRequest(f"revoke with token {token!r:.9}", (request,), 403, "admin_disabled")
+
+
 def _small_bodies(target: Target) -> Iterator[HostileRequest]:
     for name, body in {
         "nothing": b"",
@@ -199,6 +251,9 @@ def _small_bodies(target: Target) -> Iterator[HostileRequest]:
         "script in name": b'{"name": "<script>"}',
         "log forging": b'{"name": "a\\r\\n2026 INFO done"}',
         "huge number": b'{"name": "a", "contract": ' + b"9" * 5000 + b"}",
+        "token of spaces": b'{"name": "a", "token": "a b"}',
+        "token that is long": b'{"name": "a", "token": "' + b"a" * 257 + b'"}',
+        "token that is a list": b'{"name": "a", "token": ["a"]}',
         "contract of letters": b'{"name": "a", "contract": "zz"}',
     }.items():
         yield HostileRequest(f"enrol: {name}", (post("/v1/devices", body),), 400, "bad_request")
