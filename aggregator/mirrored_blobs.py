@@ -20,6 +20,7 @@ from fedfer.model.errors import StoreError
 logger = logging.getLogger("fedfer.aggregator")
 IN_USE_SEC = 300.0  # a file that was asked for so recently may be being read
 UPDATES = "updates"
+PROBE_KEY = "probe"
 
 
 class MirroredBlobs(Blobs):
@@ -58,6 +59,14 @@ class MirroredBlobs(Blobs):
         except StoreError:
             place.unlink(missing_ok=True)
             return super().checked(place)
+
+    def check_bucket(self) -> None:
+        path = self.temporary_path()
+        try:
+            path.write_bytes(b"")
+            self.bucket.put(PROBE_KEY, path)
+        finally:
+            path.unlink(missing_ok=True)
 
     def drop(self, place: Path) -> None:
         super().drop(place)

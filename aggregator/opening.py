@@ -15,7 +15,7 @@ from fedfer.aggregator.run_store import RunRow
 from fedfer.aggregator.runs import Run
 from fedfer.aggregator.service import Service
 from fedfer.aggregator.store import Store
-from fedfer.model.errors import RefusedError, StoreError
+from fedfer.model.errors import RefusedError, StoreError, UsageError
 
 logger = logging.getLogger("fedfer.aggregator")
 Clock = Callable[[], float]
@@ -103,7 +103,10 @@ def _open_store(config: ServerConfig) -> Store:
 def _open_blobs(config: ServerConfig) -> Blobs:
     if config.weights_url is None:
         return Blobs(config.data_dir)
-    from fedfer.aggregator.bucket import Bucket, parse_url
+    try:
+        from fedfer.aggregator.bucket import Bucket, parse_url
+    except ImportError as error:
+        raise UsageError(f"weights-url needs a package ({error}); pip install 'fedfer[s3]'") from None
     from fedfer.aggregator.mirrored_blobs import MirroredBlobs
 
     return MirroredBlobs(config.data_dir, Bucket(parse_url(config.weights_url)), config.cache_bytes)

@@ -5,12 +5,9 @@ from collections.abc import Callable, Mapping
 
 from fedfer.aggregator.health import Check, FileCheck, Health, check_disk, free_bytes
 from fedfer.aggregator.metrics import RunSample, StateSample
-from fedfer.aggregator.mirrored_blobs import MirroredBlobs
 from fedfer.aggregator.runs import Run
 from fedfer.aggregator.service import Service
 from fedfer.model.errors import StoreError
-
-PROBE_KEY = "probe"
 
 
 def health_of(service: Service, clock: Callable[[], float] = time.monotonic) -> Health:
@@ -29,11 +26,9 @@ def health_of(service: Service, clock: Callable[[], float] = time.monotonic) -> 
         "database": service.store.database.probe,
         "disk": disk,
         "files": versions,
+        "bucket": service.store.blobs.check_bucket,
         "closing": lambda: _raise_first(service.closing_problems()),
     }
-    blobs = service.store.blobs
-    if isinstance(blobs, MirroredBlobs):
-        checks["bucket"] = lambda: _check_bucket(blobs)
     return Health(checks, clock)
 
 
@@ -73,16 +68,6 @@ def _check_files(run: Run, files: FileCheck) -> None:
         (run.blobs.version_path(run.newest_weights), run.newest_weights),
     ):
         files.check(run.blobs.present(path), digest)
-
-
-def _check_bucket(blobs: MirroredBlobs) -> None:
-    """Raises StoreError unless the bucket takes a file."""
-    path = blobs.temporary_path()
-    try:
-        path.write_bytes(b"")
-        blobs.bucket.put(PROBE_KEY, path)
-    finally:
-        path.unlink(missing_ok=True)
 
 
 def _raise_first(problems: Mapping[str, str]) -> None:

@@ -115,8 +115,10 @@ class Api:
 @contextmanager
 def connected(args: argparse.Namespace) -> Iterator[Api]:
     """The API of the server that the arguments name. Raises UsageError."""
-    import httpx
-
+    try:
+        import httpx
+    except ImportError as error:
+        raise UsageError(f"this command needs a package ({error}); pip install 'fedfer[devices]'") from None
     from fedfer.android_stub.connection import check_url
 
     def warn(text: str) -> None:

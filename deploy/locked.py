@@ -1,6 +1,6 @@
 """Prints the part of requirements.lock that some extras of fedfer need, with its hashes.
 
-    python deploy/locked.py serve postgres s3 > requirements.txt
+    python deploy/locked.py serve postgres s3 devices > requirements.txt
     python -m pip install --require-hashes --no-deps -r requirements.txt
 
 Standard library only. The lock's `# via` comments say who needs a package: what is printed is all that is

@@ -1,6 +1,8 @@
 """Files in an S3 bucket, against moto's server over HTTP."""
 
 import hashlib
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -71,6 +73,29 @@ def test_a_server_that_does_not_answer(bucket: Bucket, tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="cannot put a in s3://weights/: ") as caught:
         away.put("a", tmp_path / "file")
     assert CREDENTIALS["AWS_SECRET_ACCESS_KEY"] not in str(caught.value)
+
+
+def test_without_the_package_only_buckets_are_missing(tiny_tflite: Path, tmp_path: Path) -> None:
+    """As installed with the extra `serve` alone."""
+    code = (
+        "import sys\n"
+        "sys.modules['obstore'] = sys.modules['psycopg'] = None\n"
+        "from fedfer.cli.main import main\n"
+        "sys.exit(main(sys.argv[1:]))\n"
+    )
+    command = [sys.executable, "-c", code, "serve", str(tiny_tflite), "--data-dir", str(tmp_path / "data")]
+    for option, words in {
+        "--weights-url=s3://b/p": "pip install 'fedfer[s3]'",
+        "--database-url=postgresql+psycopg://u@h/d": "database-url cannot be used",
+    }.items():
+        done = subprocess.run([*command, option, "--port", "0"], capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stderr.count("\n")) == (1, 1), done.stderr
+        assert words in done.stderr
+    process = subprocess.Popen([*command, "--port", "0"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    with process:
+        assert process.stdout is not None
+        assert b"serving" in process.stdout.readline()
+        process.kill()
 
 
 def test_urls() -> None:
