@@ -3,7 +3,7 @@
 import threading
 from dataclasses import dataclass
 
-from sqlalchemy import bindparam, func, insert, or_, select, update
+from sqlalchemy import ColumnElement, and_, bindparam, func, insert, or_, select, update
 
 from fedfer.aggregator import tables
 from fedfer.aggregator.database import Database
@@ -116,14 +116,23 @@ class DeviceStore:
         """Devices heard of since then that can work with a model of this contract, the latest last."""
         self._write_notes()
         table = tables.devices
-        fits = or_(table.c.contract == contract, table.c.contract.is_(None))
         with self._database.read("read devices") as connection:
-            heard = select(table).where(
-                fits, table.c.seen_at >= since - SEEN_SEC, table.c.revoked_at.is_(None)
-            )
+            heard = select(table).where(_is_active(since, contract))
             rows = connection.execute(heard.order_by(table.c.seen_at, table.c.enrolled_at))
             return [Device(row.id, row.name, row.contract) for row in rows]
+
+    def count_active(self, since: float, contract: str) -> int:
+        """About how many these are: what was noted in the last SEEN_SEC may be missing."""
+        with self._database.read("count devices") as connection:
+            active = select(func.count()).select_from(tables.devices).where(_is_active(since, contract))
+            return connection.execute(active).scalar_one()
 
     def count(self) -> int:
         with self._database.read("count devices") as connection:
             return connection.execute(select(func.count()).select_from(tables.devices)).scalar_one()
+
+
+def _is_active(since: float, contract: str) -> ColumnElement[bool]:
+    table = tables.devices
+    fits = or_(table.c.contract == contract, table.c.contract.is_(None))
+    return and_(fits, table.c.seen_at >= since - SEEN_SEC, table.c.revoked_at.is_(None))

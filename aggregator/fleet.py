@@ -1,5 +1,6 @@
 """The devices that a run can count on, and how often they are to ask."""
 
+import threading
 from collections.abc import Callable
 
 from fedfer.aggregator.config import ServerConfig
@@ -12,14 +13,15 @@ DURATIONS = 5  # rounds from which the length of the next is guessed
 
 
 class Fleet:
-    """Of one run. Methods raise StoreError; what changes it needs the run's lock held. (Two callers that
-    count the active devices at once do no harm.)"""
+    """Of one run. Methods raise StoreError. Asking how many and how long needs no lock; all else needs the
+    run's."""
 
     def __init__(
         self, devices: DeviceStore, contract: str, server: ServerConfig, clock: Callable[[], float]
     ) -> None:
         self._devices, self._contract, self._server, self._clock = devices, contract, server, clock
         self._counted: tuple[float, int] | None = None  # when, and how many active devices
+        self._counting = threading.Lock()
         self._durations_sec: list[float] = []
 
     def active(self) -> list[Device]:
@@ -30,10 +32,18 @@ class Fleet:
         return found
 
     def num_active(self) -> int:
-        """How many, as of some seconds ago."""
-        if self._counted is None or self._clock() > self._counted[0] + COUNT_SEC:
-            return len(self.active())
-        return self._counted[1]
+        """How many, as of some seconds ago. One caller counts, others go by the last count meanwhile."""
+        counted, now = self._counted, self._clock()
+        if counted is not None and now <= counted[0] + COUNT_SEC:
+            return counted[1]
+        if self._counting.acquire(blocking=counted is None):
+            try:
+                since = now - self._server.active_sec
+                counted = self._counted = now, self._devices.count_active(since, self._contract)
+            finally:
+                self._counting.release()
+        assert counted is not None
+        return counted[1]
 
     def note_durations(self, *durations_sec: float) -> None:
         """What rounds took, the newest first."""

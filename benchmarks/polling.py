@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 MAX_PAUSE_SEC, CHECK_SEC = 10.0, 1.0
+FIRST_ASK_SEC = 5.0  # devices did not all begin at once
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ async def poll(
 
 async def _live(poller: Poller, is_over: Callable[[], bool], taken: list[float]) -> None:
     """Asks once at least."""
-    await asyncio.sleep(random.random())
+    await asyncio.sleep(FIRST_ASK_SEC * random.random())
     while True:
         started = time.monotonic()
         work = await poller.ask()

@@ -195,6 +195,8 @@ def test_active_devices(tmp_path: Path) -> None:
     store.devices.see("a", 5000.0)
     assert {device.id for device in store.devices.active(900.0, "2" * 64)} == {"a", "b"}
     assert {device.id for device in store.devices.active(4900.0, "2" * 64)} == {"a"}
+    assert store.devices.count_active(900.0, "2" * 64) == 2
+    assert store.devices.count_active(4900.0, "2" * 64) == 1
     store.close()
 
 
