@@ -2,6 +2,7 @@
 
 import ipaddress
 import ssl
+from contextlib import suppress
 
 import uvicorn
 from fastapi import FastAPI
@@ -23,7 +24,11 @@ def uvicorn_config(
     networks = [ipaddress.ip_network(text) for text in proxies]
 
     def is_exempt(host: str) -> bool:
-        return is_loopback(host) or any(ipaddress.ip_address(host) in network for network in networks)
+        if is_loopback(host):
+            return True
+        with suppress(ValueError):  # no IP address
+            return any(ipaddress.ip_address(host) in network for network in networks)
+        return False
 
     counter = ConnectionCounter(limits.address_connections, raise_open_files(), is_exempt)
     return uvicorn.Config(

@@ -46,6 +46,10 @@ class Keyring:
                 status=401,
             )
 
+    def is_admin(self, authorization: str) -> bool:
+        """Whether the header holds the admin key, if there is one."""
+        return self.admin is not None and self.admin.matches(bearer(authorization))
+
     def check_admin(self, authorization: str) -> None:
         """Raises RefusedError (403 admin_disabled, 401 bad_admin_key) unless the header has the admin key."""
         if self.admin is None:
@@ -55,7 +59,7 @@ class Keyring:
                 code="admin_disabled",
                 status=403,
             )
-        if not self.admin.matches(bearer(authorization)):
+        if not self.is_admin(authorization):
             raise RefusedError(
                 "expected `Authorization: Bearer <admin key>` with this aggregator's admin key",
                 code="bad_admin_key",

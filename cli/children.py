@@ -15,11 +15,19 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, NoReturn
 
+from fedfer.cli.key_files import ADMIN_VARIABLE, ENROL_VARIABLE
 from fedfer.model.errors import FedferError
 
 STOP_SEC = 10.0
+KEY_VARIABLES = (ENROL_VARIABLE, ADMIN_VARIABLE)
 LOG_TAIL_LINES = 12
 LOG_TAIL_BYTES = 8192
+
+
+def _environment() -> dict[str, str]:
+    """This process's, without keys: what runs here is for this machine only, and read without one."""
+    kept = {name: value for name, value in os.environ.items() if name not in KEY_VARIABLES}
+    return {**kept, "PYTHONUNBUFFERED": "1"}
 
 
 class Child:
@@ -33,7 +41,7 @@ class Child:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                env={**os.environ, "PYTHONUNBUFFERED": "1"},
+                env=_environment(),
                 start_new_session=True,
             )
 

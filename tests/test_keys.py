@@ -113,7 +113,10 @@ def test_keyring() -> None:
     keyring.check_admin(f"Bearer {OTHER}")
     for wrong in ("", STRONG, f"Basic {STRONG}", f"Bearer {OTHER}", f"Bearer {STRONG}x"):
         assert refusal_of(keyring.check_enrolment, wrong) == (401, "bad_enrol_key")
+    assert keyring.is_admin(f"Bearer {OTHER}")
+    assert not Keyring().is_admin("Bearer ")
     for wrong in ("", OTHER, f"Bearer {STRONG}"):
+        assert not keyring.is_admin(wrong)
         assert refusal_of(keyring.check_admin, wrong) == (401, "bad_admin_key")
 
 

@@ -236,3 +236,33 @@ def test_a_fleet_trains_over_tls_with_keys_and_no_secret_is_logged(
     assert "accepted" in told
     assert not TOKEN.findall(told)
     assert not [secret for secret in (token, *keys) if secret in told]
+
+
+def test_with_an_enrolment_key_strangers_read_nothing(
+    tiny_tflite: Path, tmp_path: Path, key_file: Path
+) -> None:
+    admin_file = tmp_path / "admin.key"
+    write_new_key(admin_file)
+    options = ("--enrol-key-file", str(key_file), "--admin-key-file", str(admin_file))
+    with serving(tiny_tflite, tmp_path / "data", *options) as server, server.client() as client:
+        phone = Phone(client, "one").enrol(key=key_file.read_text().strip())
+        admin = {"Authorization": f"Bearer {admin_file.read_text().strip()}"}
+        run = client.get("/v1/runs/default", headers=phone.headers).json()
+        paths = [
+            f"/v1/models/{run['model']}",
+            f"/v1/weights/{run['weights']}",
+            "/v1/runs",
+            "/v1/runs/default",
+        ]
+        paths += ["/v1/runs/default/rounds", "/v1/runs/default/rounds/0", "/v1/runs/default/versions"]
+        paths += ["/v1/runs/default/versions/compare?a=0&b=0"]
+        wrong = {"Authorization": f"Bearer {key_file.read_text().strip()}"}
+        for path in paths:
+            for headers in ({}, wrong):
+                reply = client.get(path, headers=headers)
+                assert (reply.status_code, reply.json()["error"]["code"]) == (401, "bad_token"), path
+            for headers in (phone.headers, admin):
+                assert client.get(path, headers=headers).status_code == 200, path
+        described = client.get("/openapi.json").json()["paths"]
+        reads = {path for path, methods in described.items() if "get" in methods and path.startswith("/v1")}
+        assert len(reads) == len(paths)

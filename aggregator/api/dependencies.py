@@ -58,4 +58,13 @@ def patience_of(service: Service) -> Patience:
     return Patience(config.body_idle_sec, config.limits.min_upload_bytes_per_sec)
 
 
+async def reader(request: Request, service: AnyService) -> None:
+    """Lets pass who may read: anybody where anybody may enrol, else devices and the operator. Raises
+    RefusedError (401, 403)."""
+    keyring, authorization = access.keyring_of(request), request.headers.get("authorization", "")
+    if keyring.enrol is not None and not keyring.is_admin(authorization):
+        await run_in_threadpool(service.authenticate, bearer(authorization))
+
+
 AsAdmin = Depends(access.admin)
+AsReader = Depends(reader)

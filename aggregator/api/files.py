@@ -7,20 +7,20 @@ from fastapi import APIRouter, Request, Response
 from starlette.concurrency import run_in_threadpool
 
 from fedfer.aggregator import downloads, replies
-from fedfer.aggregator.api.dependencies import REFUSALS, AnyService
+from fedfer.aggregator.api.dependencies import REFUSALS, AnyService, AsReader
 from fedfer.aggregator.service import Service
 from fedfer.model.errors import StoreError
 
 router = APIRouter(responses=REFUSALS)
 
 
-@router.get("/v1/models/{sha256}", response_class=Response)
+@router.get("/v1/models/{sha256}", dependencies=[AsReader], response_class=Response)
 async def get_model(sha256: replies.Sha256, request: Request, service: AnyService) -> Response:
     """The `.tflite` of a run."""
     return await _send_file("model", sha256, request, service)
 
 
-@router.get("/v1/weights/{sha256}", response_class=Response)
+@router.get("/v1/weights/{sha256}", dependencies=[AsReader], response_class=Response)
 async def get_weights(sha256: replies.Sha256, request: Request, service: AnyService) -> Response:
     """A version: weights that a round started from or ended with."""
     return await _send_file("weights", sha256, request, service)

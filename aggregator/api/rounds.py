@@ -3,19 +3,19 @@
 from fastapi import APIRouter
 
 from fedfer.aggregator import replies
-from fedfer.aggregator.api.dependencies import REFUSALS, AnyRun, RoundNumber
+from fedfer.aggregator.api.dependencies import REFUSALS, AnyRun, AsReader, RoundNumber
 from fedfer.aggregator.rounds import unknown_round
 
 router = APIRouter(responses=REFUSALS)
 
 
-@router.get("/v1/runs/{run}/rounds")
+@router.get("/v1/runs/{run}/rounds", dependencies=[AsReader])
 def get_rounds(run: AnyRun) -> replies.RoundsReply:
     """What happened in all rounds, oldest first."""
     return replies.RoundsReply(rounds=[replies.round_reply(row) for row in run.rounds.rows()])
 
 
-@router.get("/v1/runs/{run}/rounds/{round}")
+@router.get("/v1/runs/{run}/rounds/{round}", dependencies=[AsReader])
 def get_round(run: AnyRun, round: RoundNumber) -> replies.RoundReply:
     """What happened in one round; round 0 is the initial checkpoint."""
     rows = run.rounds.rows(round)

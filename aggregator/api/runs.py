@@ -3,7 +3,7 @@
 from fastapi import APIRouter
 
 from fedfer.aggregator import replies
-from fedfer.aggregator.api.dependencies import REFUSALS, AnyRun, AnyService, AsAdmin
+from fedfer.aggregator.api.dependencies import REFUSALS, AnyRun, AnyService, AsAdmin, AsReader
 from fedfer.aggregator.config import RunConfig
 from fedfer.aggregator.run_files import parse_settings
 from fedfer.model.errors import RefusedError, UsageError
@@ -11,7 +11,7 @@ from fedfer.model.errors import RefusedError, UsageError
 router = APIRouter(responses=REFUSALS)
 
 
-@router.get("/v1/runs")
+@router.get("/v1/runs", dependencies=[AsReader])
 def get_runs(service: AnyService) -> replies.RunsReply:
     """All runs, oldest first."""
     return replies.RunsReply(
@@ -20,7 +20,7 @@ def get_runs(service: AnyService) -> replies.RunsReply:
     )
 
 
-@router.get("/v1/runs/{run}")
+@router.get("/v1/runs/{run}", dependencies=[AsReader])
 def get_run(run: AnyRun) -> replies.RunReply:
     """Where one run stands."""
     return replies.run_reply(run)

@@ -5,20 +5,20 @@ from typing import Annotated
 from fastapi import APIRouter, Path, Query
 
 from fedfer.aggregator import replies
-from fedfer.aggregator.api.dependencies import REFUSALS, AnyRun, AsAdmin
+from fedfer.aggregator.api.dependencies import REFUSALS, AnyRun, AsAdmin, AsReader
 
 router = APIRouter(responses=REFUSALS)
 VersionName = Annotated[str, Query(min_length=1, max_length=64)]
 
 
-@router.get("/v1/runs/{run}/versions")
+@router.get("/v1/runs/{run}/versions", dependencies=[AsReader])
 def get_versions(run: AnyRun) -> replies.VersionsReply:
     """All versions, oldest first."""
     found = run.versions.all()
     return replies.VersionsReply(versions=[replies.version_reply(version, found) for version in found])
 
 
-@router.get("/v1/runs/{run}/versions/compare")
+@router.get("/v1/runs/{run}/versions/compare", dependencies=[AsReader])
 def compare(run: AnyRun, a: VersionName, b: VersionName) -> replies.ComparisonReply:
     """How version b differs from a; each named by a tag, a sha256 or a round."""
     return replies.comparison_reply(run.versions.compare(a, b, run.contract), run.versions.all())
