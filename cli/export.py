@@ -18,18 +18,23 @@ HELP = "make the mobile model"
 VGG = "vgg"
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_model_arguments(parser: argparse.ArgumentParser) -> None:
+    """MODEL and --labels."""
     parser.add_argument(
         "model",
         nargs="?",
         default=VGG,
         metavar="MODEL",
         help="a .keras file, or package.module:function returning a Keras model; `vgg` is the network for "
-        "facial expressions, which --dropout, --batch-norm-momentum and --seed are for",
+        "facial expressions, which options of dropout, momentum and seed are for",
     )
     parser.add_argument(
         "--labels", metavar="A,B,...", help="names of MODEL's classes; if not given, their numbers"
     )
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_model_arguments(parser)
     parser.add_argument("--output", type=Path, default=Path("model.tflite"), help="file to write")
     parser.add_argument(
         "--dropout", type=float, default=DROPOUT, help="share of activations dropped, 0 to <1"

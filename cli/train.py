@@ -16,6 +16,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fedfer.cli.export import add_model_arguments, model_and_labels, write_whole
 from fedfer.cli.loss_options import add_loss_arguments, loss_settings
 from fedfer.export.optimizer_settings import OPTIMIZERS
 from fedfer.model.errors import UsageError
@@ -34,16 +35,8 @@ BALANCED = "balanced"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_model_arguments(parser)
     add = parser.add_argument
-    add(
-        "model",
-        nargs="?",
-        default="vgg",
-        metavar="MODEL",
-        help="a .keras file, or package.module:function returning a Keras model; `vgg` is the network for "
-        "facial expressions, which --dropout and --batch-norm-momentum are for",
-    )
-    add("--labels", metavar="A,B,...", help="names of MODEL's classes; if not given, their numbers")
     add(
         "--output",
         type=Path,
@@ -104,7 +97,6 @@ def add_training_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from fedfer.cli.export import write_whole
     from fedfer.cli.quiet import quiet_tensorflow
     from fedfer.export.checkpoint import checkpoint_bytes
 
@@ -150,7 +142,6 @@ def set_up(
     args: argparse.Namespace, train: "LabelledImages"
 ) -> "tuple[keras.Model, Contract, PretrainingPlan]":
     """The model to train, the contract of its checkpoint, the plan. Raises FedferError."""
-    from fedfer.cli.export import model_and_labels
     from fedfer.export.contract import TrainingSettings, read_contract
     from fedfer.export.loss_settings import SQUARED
     from fedfer.export.pretraining import PretrainingPlan
@@ -251,8 +242,6 @@ def duration(seconds: float) -> str:
 def write_curves(output: Path, progress: "Progress", plan: "PretrainingPlan", name: str) -> None:
     """The JSON, and the PNG where matplotlib is installed."""
     from importlib.util import find_spec
-
-    from fedfer.cli.export import write_whole
 
     history = [asdict(epoch) for epoch in progress.history]
     body = {"model": name, "best": progress.best, "plan": asdict(plan), "history": history}

@@ -16,7 +16,7 @@ from fedfer.export.schedule import Operator, schedule
 
 BUFFER_ALIGNMENT_BYTES = 16  # what the schema asks for; the generated Python packer forgets it
 MIN_FILL_BYTES = 4096  # shorter zeros cost less than an operator
-KEPT_METADATA = (b"min_runtime_version", METADATA_NAME.encode())
+KEPT_METADATA = b"min_runtime_version"
 
 
 def finish(
@@ -36,7 +36,8 @@ def finish(
     for subgraph in model.subgraphs:
         subgraph.operators = [subgraph.operators[i] for i in schedule(_operators(model, subgraph))]
         strip(subgraph)
-    _add_metadata(model, contract)
+    description = f"{contract.model_name}, exported by fedfer"
+    add_metadata(model, METADATA_NAME, contract.canonical_json(), description)
     share_buffers(model)
     return pack(model)
 
@@ -166,14 +167,16 @@ def pack(model: schema.ModelT) -> bytes:
     return bytes(builder.Output())
 
 
-def _add_metadata(model: schema.ModelT, contract: Contract) -> None:
+def add_metadata(model: schema.ModelT, name: str, content: bytes, description: str) -> None:
+    """One entry of ours; of the converter's only the oldest runtime that will do is kept."""
     buffer = schema.BufferT()
-    buffer.data = np.frombuffer(contract.canonical_json(), np.uint8)
+    buffer.data = np.frombuffer(content, np.uint8)
     model.buffers.append(buffer)
     entry = schema.MetadataT()
-    entry.name, entry.buffer = METADATA_NAME.encode(), len(model.buffers) - 1
-    model.metadata = [kept for kept in [*(model.metadata or []), entry] if kept.name in KEPT_METADATA]
-    model.description = f"{contract.model_name}, exported by fedfer"
+    entry.name, entry.buffer = name.encode(), len(model.buffers) - 1
+    kept = [old for old in model.metadata or [] if old.name == KEPT_METADATA]
+    model.metadata = [*kept, entry]
+    model.description = description
 
 
 def _codes(model: schema.ModelT) -> list[int]:

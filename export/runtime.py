@@ -45,7 +45,7 @@ class Model:
         """Loads the model. Raises ModelFileError, InterpreterError."""
         self._content = load_model_bytes(model)  # the interpreter reads from it as long as it lives
         self.contract: Contract = read_contract(self._content)
-        self.runtime = _pick_runtime(runtime)
+        self.runtime = pick_runtime(runtime)
         self.runtime_version = version(self.runtime)
         try:
             interpreter = import_module(RUNTIMES[self.runtime]).Interpreter(
@@ -106,7 +106,8 @@ class Model:
         return outputs
 
 
-def _pick_runtime(wanted: str) -> str:
+def pick_runtime(wanted: str) -> str:
+    """The installed runtime of this name, or the first for "auto". Raises InterpreterError."""
     installed = available_runtimes()
     if wanted == "auto" and installed:
         return installed[0]
