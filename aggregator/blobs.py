@@ -83,6 +83,9 @@ class Blobs:
         sync_file(temporary)
         self.keep(temporary, place)
 
+    def send_ahead(self, temporary: Path, place: Path) -> None:
+        """What of `keep` takes long and may be done before it is certain that the file is kept."""
+
     def keep(self, temporary: Path, place: Path) -> None:
         """Gives an unfinished file, whose bytes are synced, its name; durable on return."""
         if not place.parent.is_dir() and self._updates in place.parents:

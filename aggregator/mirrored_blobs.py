@@ -37,9 +37,19 @@ class MirroredBlobs(Blobs):
         super().__init__(root)
         self.bucket, self._max_cache_bytes, self._clock = bucket, max_cache_bytes, clock
         self._fetching = threading.Lock()
+        self._sent: set[str] = set()  # keys that the bucket has ahead of `keep`
+
+    def send_ahead(self, temporary: Path, place: Path) -> None:
+        key = self._key(place)
+        self.bucket.put(key, temporary)
+        self._sent.add(key)
 
     def keep(self, temporary: Path, place: Path) -> None:
-        self.bucket.put(self._key(place), temporary)
+        key = self._key(place)
+        if key in self._sent:
+            self._sent.discard(key)
+        else:
+            self.bucket.put(key, temporary)
         super().keep(temporary, place)
         self._shrink(place)
 
@@ -75,8 +85,10 @@ class MirroredBlobs(Blobs):
 
     def drop_updates(self, run: str, round_number: int) -> None:
         super().drop_updates(run, round_number)
+        prefix = f"{UPDATES}/{run}/{round_number}/"
+        self._sent = {key for key in self._sent if not key.startswith(prefix)}
         with _harmless():
-            self.bucket.delete(self.bucket.keys(f"{UPDATES}/{run}/{round_number}/"))
+            self.bucket.delete(self.bucket.keys(prefix))
 
     def drop_updates_before(self, run: str, round_number: int) -> None:
         super().drop_updates_before(run, round_number)

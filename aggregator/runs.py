@@ -194,6 +194,8 @@ class Run:
     def accept(self, device: Device, number: int, upload: Upload, report: Report) -> Update:
         """Takes a checked upload; durable on return. Raises RefusedError, StoreError."""
         update = update_of(device, number, upload, report)
+        expected = self.blobs.update_path(self.name, self._round.number, upload.sha256)
+        self.blobs.send_ahead(upload.path, expected)  # into a bucket, without holding up the run meanwhile
         with self.changed:
             self.pass_deadline()
             earlier = self._round.updates.get(update.key) or self._find_update(device, number)

@@ -32,6 +32,7 @@ class S3Server:
     """A running server."""
 
     endpoint: str
+    process: subprocess.Popen[str]
 
     def url(self, prefix: str) -> str:
         return f"s3://{BUCKET}/{prefix}?endpoint={self.endpoint}"
@@ -80,7 +81,7 @@ def s3_server() -> Iterator[S3Server]:
         try:
             assert process.stdout is not None
             endpoint = f"http://127.0.0.1:{int(process.stdout.readline())}"
-            server = S3Server(endpoint)
+            server = S3Server(endpoint, process)
             server.make_bucket()
             yield server
         finally:

@@ -2,8 +2,11 @@
 
 import hashlib
 import shutil
+import signal
+import threading
 from collections.abc import Iterator
 from pathlib import Path
+from unittest.mock import ANY
 
 import pytest
 from postgres import fresh_database, missing
@@ -105,6 +108,29 @@ def test_nothing_is_kept_that_the_bucket_does_not_have(server: S3Server, tmp_pat
         blobs.write(b"x", blobs.version_path(named(b"x")))
     assert not blobs.version_path(named(b"x")).exists()
     blobs.close()
+
+
+def test_a_slow_bucket_holds_up_nobody_else(server: S3Server, tiny_tflite: Path, tmp_path: Path) -> None:
+    """While one upload waits for the bucket, other devices get answers; then it gets its receipt."""
+    contract, replies = read_contract(tiny_tflite), []
+    options = ["--clients", "2", "--rounds", "1", "--weights-url", server.url("slow")]
+    with serving(tiny_tflite, tmp_path / "data", *options) as running, running.client() as client:
+        phones = [Phone(client, f"phone-{i}").enrol() for i in range(2)]
+        works = [phone.work() for phone in phones]
+        body = synthetic_update(contract, 0)
+        upload = threading.Thread(target=lambda: replies.append(phones[0].upload(works[0], body)))
+        server.process.send_signal(signal.SIGSTOP)
+        try:
+            upload.start()
+            # As long as it is not kept, its whole body is an unfinished file.
+            wait_for(lambda: len(body) in [p.stat().st_size for p in (tmp_path / "data" / "tmp").iterdir()])
+            for _ in range(20):
+                assert phones[1].work() == works[1] | {"deadline_sec": ANY}
+            assert replies == []
+        finally:
+            server.process.send_signal(signal.SIGCONT)
+        upload.join()
+        assert replies[0].status_code == 200
 
 
 @pytest.mark.skipif(missing() is not None, reason=str(missing()))

@@ -173,7 +173,7 @@ def test_a_locked_database(tiny_tflite: Path, tmp_path: Path, contract: Contract
         other = sqlite3.connect(data_dir / "fedfer.db", isolation_level=None)
         other.execute("BEGIN EXCLUSIVE")
         assert "locked" in problems(client)["database"]
-        assert client.get("/v1/runs/default").status_code == 200
+        assert client.get("/v1/runs/default/rounds").status_code == 200
         other.execute("ROLLBACK")
         other.close()
         wait_for(lambda: problems(client) == {})
