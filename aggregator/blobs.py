@@ -17,6 +17,7 @@ import secrets
 import shutil
 from pathlib import Path
 
+from fedfer.aggregator.faults import reach
 from fedfer.model.errors import StoreError
 
 
@@ -92,7 +93,9 @@ class Blobs:
             for directory in (place.parent.parent, place.parent):  # of the run, of the round
                 directory.mkdir(exist_ok=True)
                 sync_directory(directory.parent)
+        reach("file_unfinished")
         temporary.replace(place)
+        reach("file_named")
         sync_directory(place.parent)
 
     def drop(self, place: Path) -> None:

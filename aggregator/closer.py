@@ -18,6 +18,7 @@ from fedfer.aggregator.closing import (
     result_of,
     without_candidate,
 )
+from fedfer.aggregator.faults import reach
 from fedfer.aggregator.logs import about
 from fedfer.aggregator.metrics import Metrics
 from fedfer.aggregator.model_runs import measure_version
@@ -104,8 +105,10 @@ class Closer:
 
     def _close(self, round_: Round) -> None:
         run, started = self._run, time.monotonic()
+        reach("round_full")
         files = files_of(round_, run.name, run.blobs, run.rounds.base_of)
         rejected = rejections_of(files, run.settings, run.contract, self._measure)
+        reach("gates_passed")
         kept = [file for key, file in files.updates.items() if key not in rejected]
         averaged_sec = 0.0
         if len(kept) < run.strategy.min_updates:
@@ -116,6 +119,7 @@ class Closer:
                 candidate = aggregate(files, kept, run.strategy, run.contract, run.blobs)
             averaged_sec = time.monotonic() - begun
             measures = self._parent_measures(files), self._measured(candidate[0])
+            reach("measured")
             result = result_of(round_, candidate, measures, run.settings, rejected, run.clock())
         if self._stopping.is_set():
             return
@@ -151,6 +155,7 @@ class Closer:
         run = self._run
         if not run.settings.keep_updates:
             run.blobs.drop_updates(run.name, round_.number)
+            reach("updates_dropped")
         try:
             run.drop_versions()
         except StoreError as error:

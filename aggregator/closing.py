@@ -12,6 +12,7 @@ from pathlib import Path
 
 from fedfer.aggregator.blobs import Blobs
 from fedfer.aggregator.config import RunSettings
+from fedfer.aggregator.faults import reach
 from fedfer.aggregator.gates import Rejection, gate_candidate, gate_norms, gate_update
 from fedfer.aggregator.norms import delta_norms
 from fedfer.aggregator.results import Result
@@ -46,7 +47,7 @@ def files_of(round_: Round, run: str, blobs: Blobs, base_of: Callable[[int], str
         base = round_.base.weights if update.work_round == round_.number else base_of(update.work_round)
         if base is not None and base != round_.base.weights:
             staleness = round_.number - update.work_round
-            sent = replace(sent, base=blobs.present(blobs.version_path(base)), staleness=staleness)
+            sent = replace(sent, base=blobs.checked(blobs.version_path(base)), staleness=staleness)
         updates[key] = sent
     state = round_.base.state
     return RoundFiles(
@@ -92,13 +93,16 @@ def aggregate(
     """Writes the candidate and the strategy's state; returns their sha256. Raises CheckpointError,
     StoreError."""
     made: Aggregate = strategy.aggregate(files.parent, in_order(kept), files.state, contract)
+    reach("averaged")
     data = checkpoint_bytes(made.weights, contract)
     weights = digest_of(data)
     state = None if made.state is None else digest_of(made.state)
     try:
         if made.state is not None and state is not None:
             blobs.write(made.state, blobs.state_path(state))
+            reach("state_written")
         blobs.write(data, blobs.version_path(weights))
+        reach("version_written")
     except OSError as error:
         raise StoreError(f"cannot write version {weights}: {error.strerror}") from None
     return weights, state

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from fedfer.aggregator.device_store import Device, DeviceStore, KnownDevice
+from fedfer.aggregator.faults import reach
 from fedfer.aggregator.keys import new_token, token_sha256
 from fedfer.aggregator.logs import about
 from fedfer.model.errors import RefusedError
@@ -56,6 +57,7 @@ class Enrolment:
                 code="too_many_devices",
                 status=409,
             )
+        reach("device_added")
         logger.info("device %s enrolled as %s", name, device.id, extra=about(device=device.id))
         return Enrolled(device, token, expires_at)
 

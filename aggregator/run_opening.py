@@ -8,6 +8,7 @@ from pathlib import Path
 from fedfer.aggregator import rounds
 from fedfer.aggregator.blobs import Blobs
 from fedfer.aggregator.config import RunConfig
+from fedfer.aggregator.faults import reach
 from fedfer.aggregator.model_runs import initial_checkpoint, load_holdout, measure_version
 from fedfer.aggregator.results import Result
 from fedfer.aggregator.round_opening import opening_settings
@@ -50,6 +51,7 @@ def keep_model(model: bytes, contract: Contract, store: Store, now: float) -> st
     """Stores a model that runs may then use; returns its sha256. Raises StoreError, OSError."""
     name = digest_of(model)
     store.blobs.write(model, store.blobs.model_path(name))
+    reach("model_kept")
     store.runs.add_model(name, contract.digest, now)
     return name
 
@@ -102,6 +104,7 @@ def _begin(
     weights = digest_of(data)
     version = store.blobs.version_path(weights)
     store.blobs.write(data, version)
+    reach("initial_version_written")
     holdout = load_holdout(config.settings.holdout, contract)
     measures = measure_version(config.model, version, holdout, runtime)
     now = clock()
@@ -110,6 +113,7 @@ def _begin(
     loss, accuracy = (measures.loss, measures.accuracy) if measures else (None, None)
     initial = Result("committed", weights, now, weights, None, loss, accuracy)
     store.rounds(config.name).begin(row, initial, first)
+    reach("run_begun")
     return row
 
 

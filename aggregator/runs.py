@@ -12,6 +12,7 @@ from dataclasses import replace
 from fedfer.aggregator import history, rounds
 from fedfer.aggregator.config import RoundSettings, RunSettings, ServerConfig
 from fedfer.aggregator.device_store import Device
+from fedfer.aggregator.faults import reach
 from fedfer.aggregator.fleet import DURATIONS, Fleet
 from fedfer.aggregator.gates import Rejection
 from fedfer.aggregator.logs import about
@@ -150,6 +151,7 @@ class Run:
             joined, reason = rounds.join(self._round, device.id, self.clock())
             if joined is not self._round:
                 self.rounds.take_place(joined.number, device.id)
+                reach("place_taken")
                 self._round = joined
             return self._wait(device, reason) if reason else Work(joined, rejected=rejected)
 
@@ -190,6 +192,7 @@ class Run:
     def check_content(self, upload: Upload) -> None:
         """Raises CheckpointError unless the body is a checkpoint of the run's model."""
         check_file(upload.path, self.contract)
+        reach("upload_checked")
 
     def accept(self, device: Device, number: int, upload: Upload, report: Report) -> Update:
         """Takes a checked upload; durable on return. Raises RefusedError, StoreError."""
@@ -205,6 +208,7 @@ class Run:
             place = self._place(device, number)
             after = rounds.accept(self._round, place, update, report.base_weights)
             self._take(upload, update, after)
+        reach("update_accepted")
         log_accepted(self.name, device, update, after)
         return update
 
@@ -239,7 +243,9 @@ class Run:
             self.blobs.keep(upload.path, place)
         except OSError as error:
             raise StoreError(f"cannot keep an update: {error.strerror}") from None
+        reach("upload_kept")
         self.rounds.add_update(self._round, update, after)
+        reach("update_noted")
         self._set_round(after)
 
     # Rounds
@@ -286,6 +292,7 @@ class Run:
         if selected is round_:
             return
         self.rounds.give_out(selected)
+        reach("places_given_out")
         self._set_round(selected)
         settings = selected.settings
         logger.info(
@@ -314,6 +321,7 @@ class Run:
                 base = Base(result.weights, round_.number, result.state)
             following = None if end else self._opened(round_.number + 1, base)
             self.rounds.finish(round_, result, following, end)
+            reach("round_committed")
             self._rejected = {key[0]: (round_.number, why) for key, why in result.rejections.items()}
             self.fleet.note_durations(result.closed_at - (round_.selected_at or round_.opened_at))
             self._newest_weights = base.weights

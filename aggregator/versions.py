@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fedfer.aggregator.config import RunSettings
+from fedfer.aggregator.faults import reach
 from fedfer.aggregator.norms import delta_norms
 from fedfer.aggregator.retention import KeptVersion, to_delete
 from fedfer.aggregator.store import Store
@@ -108,6 +109,7 @@ class Versions:
         seen = [KeptVersion(v.round, v.weights, bool(v.tags) or v.weights in pinned) for v in kept]
         for weights in to_delete(seen, settings.retention):
             self._rows.drop(weights, self._clock())
+            reach("version_dropped")
             if not self._rows.is_kept_by_any(weights):
                 self._drop(self._blobs.version_path(weights))
                 logger.info("run %s: version %s is not kept any more", self._run, weights)
