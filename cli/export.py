@@ -1,7 +1,8 @@
-"""Export a Keras image classifier to a .tflite that trains on phones, checked before it is written."""
+"""Export a Keras model to a .tflite that trains on phones, checked before it is written."""
 
 import argparse
 import dataclasses
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,8 +26,9 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="?",
         default=VGG,
         metavar="MODEL",
-        help="a .keras file, or package.module:function returning a Keras model; `vgg` is the network for "
-        "facial expressions, which options of dropout, momentum and seed are for",
+        help="a .keras file, or package.module:function returning a Keras model (the README lists the layers "
+        "that can be exported, others are refused by name); `vgg` is the network for facial expressions, "
+        "which options of dropout, momentum and seed are for",
     )
     parser.add_argument(
         "--labels", metavar="A,B,...", help="names of MODEL's classes; if not given, their numbers"
@@ -101,6 +103,8 @@ def add_training_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from fedfer.cli.quiet import quiet_tensorflow
 
+    # What the file is held against must be right: oneDNN is not for some strides (docs/log.md).
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
     check_training_arguments(args)
     write_whole(args.output, None)
     with quiet_tensorflow():

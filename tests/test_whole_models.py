@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from static_shapes import computed_shapes
 
 from fedfer.export.contract import Contract, read_contract
 from fedfer.export.flatbuffer import is_builtin_only, op_census, signatures
@@ -20,7 +21,9 @@ def exported(source: str, path: Path) -> Contract:
     for runtime in available_runtimes():
         for what in ("loss of `train` as in Keras", "each weight's step", "a batch of 1 trains as it is"):
             assert sum(what in line for line in done.stdout.splitlines() if f"ok   {runtime}" in line) == 1
-    assert is_builtin_only(op_census(path.read_bytes()))
+    content = path.read_bytes()
+    assert is_builtin_only(op_census(content))
+    assert computed_shapes(content) == []
     return read_contract(path)
 
 
