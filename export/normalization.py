@@ -38,9 +38,10 @@ def train_batch_norm(layer: Any, inputs: tf.Tensor) -> tf.Tensor:
 
 
 def _centre(x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Mean and x - mean, the latter as an ADD: SUB of a vector is slow in tflite-runtime 2.14."""
+    """Mean and x - mean, the latter as an ADD: SUB of a vector is slow in tflite-runtime 2.14, and the converter
+    makes one of x + (-mean)."""
     mean = mean_all_but_last(x)
-    return mean, x + (-mean)
+    return mean, x + mean * -1.0
 
 
 def _normalisation(

@@ -37,7 +37,19 @@ def pad_images(images: tf.Tensor, pads: Pads, value: float = 0.0) -> tf.Tensor:
 
 
 def every(images: tf.Tensor, start: tuple[int, int], size: list[int], strides: list[int]) -> tf.Tensor:
-    """`size` rows and columns of the images from `start` on, every `strides`-th."""
-    (top, left), (height, width) = start, size
-    bottom, right = top + (height - 1) * strides[0] + 1, left + (width - 1) * strides[1] + 1
-    return images[:, top : bottom : strides[0], left : right : strides[1], :]
+    """`size` rows and columns of the images from `start` on, every `strides`-th.
+
+    Slices with strides above 1 are slow in LiteRT: `strides` rows, or columns, are laid side by side instead, so
+    that one of them is a slice without strides.
+    """
+    if strides == [1, 1]:
+        return images[:, start[0] : start[0] + size[0], start[1] : start[1] + size[1], :]
+    multiples = [[0, -n % s] for n, s in zip(image_size(images), strides, strict=True)]
+    images = pad_images(images, multiples)
+    (height, width), channels = image_size(images), int(images.shape[3])
+    rows = tf.reshape(images, [-1, height // strides[0], strides[0], width * channels])
+    row, phase = divmod(start[0], strides[0])
+    row_images = rows[:, row : row + size[0], phase : phase + 1, :]
+    columns = tf.reshape(row_images, [-1, size[0], width // strides[1], strides[1] * channels])
+    column, phase = divmod(start[1], strides[1])
+    return columns[:, :, column : column + size[1], phase * channels : (phase + 1) * channels]

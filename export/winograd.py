@@ -56,7 +56,7 @@ def _input_tiles(x: tf.Tensor, pads: Pads) -> Tiles:
     (height, width), channels = image_size(padded), int(x.shape[3])
     down, along = height // 2 - 1, width // 2 - 1
     rows = tf.reshape(padded, [-1, down + 1, 2, width * channels])
-    places = [rows[:, i // 2 : i // 2 + down, i % 2 : i % 2 + 1] for i in range(4)]
+    places = [rows[:, i // 2 : i // 2 + down, i % 2 : i % 2 + 1, :] for i in range(4)]
     result = []
     for row in _spread(places):
         pairs = tf.reshape(row, [-1, down, along + 1, 2 * channels])
@@ -75,7 +75,7 @@ def _gradient_tiles(dy: tf.Tensor) -> Tiles:
     (height, width), channels = image_size(padded), int(dy.shape[3])
     rows = tf.reshape(padded, [-1, height // 2, 2, width * channels])
     result = []
-    for row in _fan([rows[:, :, :1], rows[:, :, 1:]]):
+    for row in _fan([rows[:, :, :1, :], rows[:, :, 1:, :]]):
         pairs = tf.reshape(row, [-1, height // 2, width // 2, 2 * channels])
         both = [pairs[:, :, :, :channels], pairs[:, :, :, channels:]]
         result.append([tf.reshape(tile, [-1, channels]) for tile in _fan(both)])
