@@ -97,6 +97,8 @@ def _input_gradient(filters: tf.Tensor, dy: tf.Tensor, dilations: list[int], pad
     window = _window(filters)
     reach = [(k - 1) * d for k, d in zip(window, dilations, strict=True)]
     around = [[r - first, r - last] for r, (first, last) in zip(reach, pads, strict=True)]
+    if _in_tiles(filters.shape, dilations):
+        return winograd.convolve_tiles(dy, filters, around, turned=True)
     # REVERSE_V2 over two axes at once is silently wrong in tflite-runtime 2.14.
     flat = tf.reshape(filters, [window[0] * window[1], *filters.shape[2:]])
     turned = tf.transpose(tf.reverse(flat, [0]), [0, 2, 1])

@@ -19,14 +19,17 @@ WINDOW = [3, 3]
 Tiles = list[list[tf.Tensor]]  # [4][4] matrices: one row a tile, one column a channel
 
 
-def convolve_tiles(x: tf.Tensor, filters: tf.Tensor, pads: Pads) -> tf.Tensor:
-    """The convolution."""
-    height, width = _output_size(x, pads)
-    seen, kernels = _input_tiles(x, pads), _filter_tiles(filters)
-    products = [[tf.matmul(seen[i][j], kernels[i][j]) for j in range(4)] for i in range(4)]
+def convolve_tiles(x: tf.Tensor, filters: tf.Tensor, pads: Pads, turned: bool = False) -> tf.Tensor:
+    """The convolution; `turned`: with the filters turned by half a turn, C and F exchanged (x has F channels)."""
+    # The transpose comes before the tiles: with one in a product, LiteRT runs it without XNNPACK.
+    kernels = _filter_tiles(tf.transpose(filters, [0, 1, 3, 2]) if turned else filters)
+    order = [3, 1, 2, 0] if turned else [0, 1, 2, 3]  # half a turn exchanges the first row of G g with the last
+    seen = _input_tiles(x, pads)
+    products = [[tf.matmul(seen[i][j], kernels[order[i]][order[j]]) for j in range(4)] for i in range(4)]
     columns = [_inverse([products[i][j] for i in range(4)]) for j in range(4)]
     phases = [part for r in range(2) for part in _inverse([column[r] for column in columns])]
-    tiles = [-1, _halves(height), _halves(width), int(filters.shape[3])]
+    height, width = _output_size(x, pads)
+    tiles = [-1, _halves(height), _halves(width), int(filters.shape[2 if turned else 3])]
     together = tf.concat([tf.reshape(phase, tiles) for phase in phases], axis=3)
     whole = tf.nn.depth_to_space(together, 2)
     return whole if height % 2 == width % 2 == 0 else whole[:, :height, :width, :]
@@ -83,9 +86,15 @@ def _gradient_tiles(dy: tf.Tensor) -> Tiles:
 
 
 def _filter_tiles(filters: tf.Tensor) -> Tiles:
-    """G g G'."""
-    rows = _from_taps([filters[i] for i in range(3)])
-    return [_from_taps([row[j] for j in range(3)]) for row in rows]
+    """G g G'. (A slice that drops its axis would be slow in LiteRT.)"""
+    channels, num_filters = filters.shape[2:]
+    rows = tf.reshape(filters, [3, 3 * channels * num_filters])
+    result = []
+    for row in _from_taps([rows[i : i + 1, :] for i in range(3)]):
+        taps = tf.reshape(row, [3, channels * num_filters])
+        kernels = _from_taps([taps[j : j + 1, :] for j in range(3)])
+        result.append([tf.reshape(kernel, [channels, num_filters]) for kernel in kernels])
+    return result
 
 
 def _spread(d: Sequence[tf.Tensor]) -> list[tf.Tensor]:
