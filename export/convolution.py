@@ -5,11 +5,12 @@ against 60 to 120 of a matrix product) and would take half of a training step.
 x [B,H,W,C], filters [kh,kw,C,F], y and dy [B,h,w,F], all float32; only B may be unknown.
 """
 
+import math
 from collections.abc import Callable, Sequence
 
 import tensorflow as tf
 
-from fedfer.export import winograd
+from fedfer.export import winograd, winograd_dense
 from fedfer.export.padding import Pads, every, image_size, pad_images, pads_of
 from fedfer.export.windows import Windows, spread
 from fedfer.model.errors import ExportError
@@ -17,6 +18,7 @@ from fedfer.model.errors import ExportError
 # Images with fewer channels are laid side by side until the product is this deep: shallow ones are slow.
 MIN_DEPTH = 64
 MIN_TILE_CHANNELS = 32
+MAX_STACKED_PIXELS = 12 * 12
 OVERRIDES = {"Conv2D": "FedferConv2D"}
 Gradient = Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
 
@@ -56,6 +58,13 @@ def _in_tiles(filters: Sequence[int], dilations: list[int]) -> bool:
     return [*filters[:2]] == winograd.WINDOW and dilations == [1, 1] and min(filters[2:]) >= MIN_TILE_CHANNELS
 
 
+def _tiles_of(images: tf.Tensor) -> tuple[Callable[..., tf.Tensor], Callable[..., tf.Tensor]]:
+    """The form of tiles for images of this size: convolution and filter gradient."""
+    if math.prod(image_size(images)) <= MAX_STACKED_PIXELS:
+        return winograd_dense.convolve_stacked, winograd_dense.filter_gradient_stacked
+    return winograd.convolve_tiles, winograd.filter_gradient
+
+
 def _window(filters: tf.Tensor) -> list[int]:
     return [int(size) for size in filters.shape[:2]]
 
@@ -79,7 +88,7 @@ def _patches(
 def _sum_of_products(x: tf.Tensor, filters: tf.Tensor, dilations: list[int], pads: Pads) -> tf.Tensor:
     """The convolution with stride 1: sum over the window of (x shifted) times (the filter there)."""
     if _in_tiles(filters.shape, dilations):
-        return winograd.convolve_tiles(x, filters, pads)
+        return _tiles_of(x)[0](x, filters, pads)
     window, (channels, num_filters) = _window(filters), filters.shape[2:]
     size = [
         n + sum(p) - (k - 1) * d for n, p, k, d in zip(image_size(x), pads, window, dilations, strict=True)
@@ -98,7 +107,7 @@ def _input_gradient(filters: tf.Tensor, dy: tf.Tensor, dilations: list[int], pad
     reach = [(k - 1) * d for k, d in zip(window, dilations, strict=True)]
     around = [[r - first, r - last] for r, (first, last) in zip(reach, pads, strict=True)]
     if _in_tiles(filters.shape, dilations):
-        return winograd.convolve_tiles(dy, filters, around, turned=True)
+        return _tiles_of(dy)[0](dy, filters, around, turned=True)
     # REVERSE_V2 over two axes at once is silently wrong in tflite-runtime 2.14.
     flat = tf.reshape(filters, [window[0] * window[1], *filters.shape[2:]])
     turned = tf.transpose(tf.reverse(flat, [0]), [0, 2, 1])
@@ -110,7 +119,7 @@ def _filter_gradient(
 ) -> tf.Tensor:
     """dW[i,j] = (x as place (i,j) of the window sees it), transposed, times dy."""
     if strides == [1, 1] and _in_tiles([*window, x.shape[3], dy.shape[3]], dilations):
-        return winograd.filter_gradient(x, dy, pads)
+        return _tiles_of(x)[1](x, dy, pads)
     rows = tf.reshape(dy, [-1, dy.shape[3]])
     patches = _patches(x, window, image_size(dy), strides, dilations, pads)
     parts = [tf.matmul(patch, rows, transpose_a=True) for patch in patches]

@@ -1,0 +1,70 @@
+"""Winograd's 3x3 convolutions (fedfer.export.winograd) for small images: all 16 places of all tiles in one tensor.
+
+The sums of B, G and A are products with constant matrices, and the 16 products one batch of them: a quarter of the
+operators and of their bytes in the file, for four times the memory of the images, which is little where they are small.
+Stacks are [16, N, C]: place (i, j) of a tile is number 4 i + j, N counts tiles.
+"""
+
+import numpy as np
+import tensorflow as tf
+from numpy.typing import NDArray
+
+from fedfer.export.padding import Pads, image_size, pad_images
+
+B = np.array([[1, 0, -1, 0], [0, 1, 1, 0], [0, -1, 1, 0], [0, 1, 0, -1]], np.float32)  # B' of the paper
+G = np.array([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]], np.float32)
+A = np.array([[1, 1, 1, 0], [0, 1, -1, -1]], np.float32)  # A' of the paper
+
+
+def convolve_stacked(x: tf.Tensor, filters: tf.Tensor, pads: Pads, turned: bool = False) -> tf.Tensor:
+    """As fedfer.export.winograd.convolve_tiles."""
+    if turned:
+        filters = tf.transpose(filters, [0, 1, 3, 2])
+    channels, num_filters = filters.shape[2:]
+    kernels = tf.reshape(_times(G[:, ::-1] if turned else G, filters), [16, channels, num_filters])
+    products = tf.matmul(_input_stack(x, pads), kernels)
+    outputs = _times(A, products)
+    height, width = [n + sum(p) - 2 for n, p in zip(image_size(x), pads, strict=True)]
+    by_tile = tf.transpose(tf.reshape(outputs, [4, -1, num_filters]), [1, 0, 2])
+    tiles = tf.reshape(by_tile, [-1, -(-height // 2), -(-width // 2), 4 * num_filters])
+    whole = tf.nn.depth_to_space(tiles, 2)
+    return whole if height % 2 == width % 2 == 0 else whole[:, :height, :width, :]
+
+
+def filter_gradient_stacked(x: tf.Tensor, dy: tf.Tensor, pads: Pads) -> tf.Tensor:
+    """As fedfer.export.winograd.filter_gradient."""
+    num_filters = int(dy.shape[3])
+    tiles = tf.nn.space_to_depth(pad_images(dy, [[0, n % 2] for n in image_size(dy)]), 2)
+    by_place = tf.transpose(tf.reshape(tiles, [-1, 4, num_filters]), [1, 0, 2])
+    slopes = _times(A.T, by_place)
+    sums = tf.matmul(_input_stack(x, pads), tf.reshape(slopes, [16, -1, num_filters]), transpose_a=True)
+    taps = _times(G.T, sums)
+    return tf.reshape(taps, [3, 3, x.shape[3], num_filters])
+
+
+def _input_stack(x: tf.Tensor, pads: Pads) -> tf.Tensor:
+    """B' d B of every tile."""
+    channels = int(x.shape[3])
+    odd = [(n + sum(p)) % 2 for n, p in zip(image_size(x), pads, strict=True)]
+    padded = pad_images(x, [[first, last + more] for (first, last), more in zip(pads, odd, strict=True)])
+    down, along = [n // 2 - 1 for n in image_size(padded)]
+    phases = tf.nn.space_to_depth(padded, 2)
+    places = []
+    for i in range(4):
+        for j in range(4):
+            channel = (2 * (i % 2) + j % 2) * channels
+            place = phases[
+                :, i // 2 : i // 2 + down, j // 2 : j // 2 + along, channel : channel + channels
+            ]
+            places.append(tf.reshape(place, [1, -1]))
+    seen = _times(B, tf.concat(places, axis=0))
+    return tf.reshape(seen, [16, -1, channels])
+
+
+def _times(matrix: NDArray[np.float32], stack: tf.Tensor) -> tf.Tensor:
+    """The sums that `matrix` makes of rows and of columns, for a stack whose first axes count both.
+
+    A batch of one product: the converter would turn a plain one with a constant into one of transposes.
+    """
+    both = np.kron(matrix, matrix)
+    return tf.matmul(tf.constant(both[None]), tf.reshape(stack, [1, both.shape[1], -1]))
