@@ -30,7 +30,7 @@ def schedule(operators: Sequence[Operator]) -> list[int]:
     order: list[int] = []
     placed: set[int] = set()
     for sink in [i for i, op in enumerate(operators) if op.first] + sorted(sinks, key=lambda i: levels[i]):
-        _place(sink, before, order, placed)
+        _place(sink, before, levels, order, placed)
     return order
 
 
@@ -66,14 +66,17 @@ def _levels(before: list[list[int]]) -> list[int]:
     return levels
 
 
-def _place(sink: int, before: list[list[int]], order: list[int], placed: set[int]) -> None:
-    """Appends `sink` after all it depends on, depth first (a loop: the chains are long)."""
+def _place(
+    sink: int, before: list[list[int]], levels: list[int], order: list[int], placed: set[int]
+) -> None:
+    """Appends `sink` after all it depends on, the longest chain first: what comes from a short one would wait
+    for it in memory. Depth first (a loop: the chains are long)."""
     stack = [sink]
     while stack:
         number = stack[-1]
         waiting = [other for other in before[number] if other not in placed]
         if waiting:
-            stack.extend(reversed(waiting))
+            stack.extend(sorted(reversed(waiting), key=lambda other: levels[other]))
             continue
         stack.pop()
         if number not in placed:
