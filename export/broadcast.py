@@ -23,6 +23,7 @@ OVERRIDES = {
     "Pow": "FedferPow",
     "BroadcastTo": "FedferBroadcastTo",
     "BatchMatMulV2": "FedferBatchMatMul",
+    "MatMul": "FedferMatMul",
     "BiasAdd": "FedferBiasAdd",
     "Reshape": "FedferReshape",
 }
@@ -138,3 +139,14 @@ def _bias_gradient(op: tf.Operation, dy: tf.Tensor) -> tuple[tf.Tensor, tf.Tenso
 @tf.RegisterGradient("FedferReshape")  # type: ignore[untyped-decorator]
 def _reshape_gradient(op: tf.Operation, dy: tf.Tensor) -> tuple[tf.Tensor, None]:
     return shaped_as(dy, op.inputs[0]), None
+
+
+@tf.RegisterGradient("FedferMatMul")  # type: ignore[untyped-decorator]
+def _product_gradient(op: tf.Operation, dy: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Of [M,K] times [K,N]. The first as a batch of one: the converter makes a product with a transposed
+    right side FULLY_CONNECTED, which LiteRT leaves to slower code where the weights are no constants."""
+    if op.get_attr("transpose_a") or op.get_attr("transpose_b"):
+        raise ExportError(f"{op.name}: products of transposed matrices cannot be trained on the phone")
+    x, y = op.inputs
+    to_x = tf.matmul(dy[None], y[None], transpose_b=True)
+    return tf.reshape(to_x, [-1, y.shape[0]]), tf.matmul(x, dy, transpose_a=True)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 import tensorflow as tf
 
 from fedfer.export import winograd, winograd_dense
-from fedfer.export.padding import Pads, every, image_size, pad_images, pads_of
+from fedfer.export.padding import Pads, every, image_size, join, pad_images, pads_of
 from fedfer.export.windows import Windows, spread
 from fedfer.model.errors import ExportError
 
@@ -54,8 +54,9 @@ def _conv2d_gradient(op: tf.Operation, dy: tf.Tensor) -> tuple[tf.Tensor, tf.Ten
 
 
 def _in_tiles(filters: Sequence[int], dilations: list[int]) -> bool:
-    """Whether tiles are faster: sums over whole images for few channels take longer than the products saved."""
-    return [*filters[:2]] == winograd.WINDOW and dilations == [1, 1] and min(filters[2:]) >= MIN_TILE_CHANNELS
+    """Whether tiles are faster: for few channels their sums take longer than the products saved."""
+    window, fewest = [*filters[:2]], min(filters[2:])
+    return window == winograd.WINDOW and dilations == [1, 1] and fewest >= MIN_TILE_CHANNELS
 
 
 def _tiles_of(images: tf.Tensor) -> tuple[Callable[..., tf.Tensor], Callable[..., tf.Tensor]]:
@@ -82,7 +83,7 @@ def _patches(
     shifted = [tf.reshape(every(padded, start, size, strides), [-1, x.shape[3]]) for start in starts]
     together = -(-MIN_DEPTH // int(x.shape[3]))
     groups = [shifted[k : k + together] for k in range(0, len(shifted), together)]
-    return [tf.concat(group, axis=1) if len(group) > 1 else group[0] for group in groups]
+    return [join(group, axis=1) for group in groups]
 
 
 def _sum_of_products(x: tf.Tensor, filters: tf.Tensor, dilations: list[int], pads: Pads) -> tf.Tensor:
@@ -123,4 +124,4 @@ def _filter_gradient(
     rows = tf.reshape(dy, [-1, dy.shape[3]])
     patches = _patches(x, window, image_size(dy), strides, dilations, pads)
     parts = [tf.matmul(patch, rows, transpose_a=True) for patch in patches]
-    return tf.reshape(tf.concat(parts, axis=0), [*window, x.shape[3], dy.shape[3]])
+    return tf.reshape(join(parts, axis=0), [*window, x.shape[3], dy.shape[3]])

@@ -167,7 +167,8 @@ def _softmax_cross_entropy(logits: tf.Tensor, targets: tf.Tensor, weights: tf.Te
             batch_size = tf.cast(tf.shape(targets)[0], tf.float32)
             share = scale / batch_size
             factor = share if weights is None else tf.reshape(weights, [-1, 1]) * share
-            return ((tf.exp(log_probabilities) - targets) * factor,)
+            # Not exp(log_probabilities): LiteRT splits its graph at a LOG_SOFTMAX between the passes.
+            return ((tf.nn.softmax(logits) - targets) * factor,)
 
         return _weighted_mean(losses, weights), gradient
 

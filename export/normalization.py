@@ -38,8 +38,8 @@ def train_batch_norm(layer: Any, inputs: tf.Tensor) -> tf.Tensor:
 
 
 def _centre(x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Mean and x - mean, the latter as an ADD: SUB of a vector is slow in tflite-runtime 2.14, and the converter
-    makes one of x + (-mean)."""
+    """Mean and x - mean, the latter as an ADD: SUB of a vector is slow in tflite-runtime 2.14, and the
+    converter makes one of x + (-mean)."""
     mean = mean_all_but_last(x)
     return mean, x + mean * -1.0
 
@@ -58,12 +58,11 @@ def _normalisation(
         scale = gamma * inverse_deviation
 
         def gradient(dy: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-            count = tf.cast(tf.reduce_prod(tf.shape(x)[:-1]), tf.float32)
-            to_beta = sum_all_but_last(dy)
-            with_centred = sum_all_but_last(dy * centred)
-            slope = -with_centred * inverse_deviation * inverse_deviation / count
-            to_x = (dy + (centred * slope + (-to_beta / count))) * scale
-            return to_x, with_centred * inverse_deviation, to_beta
+            with_centred = dy * centred
+            # Means beside sums: a count would be a SHAPE, at which LiteRT splits the step in two graphs.
+            slope = mean_all_but_last(with_centred) * (-inverse_deviation * inverse_deviation)
+            to_x = (dy + (centred * slope + mean_all_but_last(dy) * -1.0)) * scale
+            return to_x, sum_all_but_last(with_centred) * inverse_deviation, sum_all_but_last(dy)
 
         return centred * scale + beta, gradient
 

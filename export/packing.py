@@ -12,7 +12,7 @@ import numpy as np
 from tensorflow.lite.python import schema_py_generated as schema
 
 from fedfer.export.contract import METADATA_NAME, Contract
-from fedfer.export.schedule import Operator, schedule
+from fedfer.export.memory import complete_shapes, make_again, operator_codes, sort_operators
 
 BUFFER_ALIGNMENT_BYTES = 16  # what the schema asks for; the generated Python packer forgets it
 MIN_FILL_BYTES = 4096  # shorter zeros cost less than an operator
@@ -23,7 +23,7 @@ def finish(
     content: bytes, contract: Contract, weight_names: dict[str, str], half_precision: bool = False
 ) -> bytes:
     """The file's final bytes: `weight_names` (by the names that the converter knows) on `save` and `restore`,
-    the contract in the metadata, operators in fedfer.export.schedule's order, everything small. With
+    the contract in the metadata, operators as fedfer.export.memory arranges them, everything small. With
     `half_precision`, constants that float16 can hold exactly are stored so."""
     model = schema.ModelT.InitFromPackedBuf(content, 0)
     for signature in model.signatureDefs:
@@ -33,8 +33,10 @@ def finish(
     fill_zeros(model)
     if half_precision:
         store_as_float16(model)
+    make_again(model)
     for subgraph in model.subgraphs:
-        subgraph.operators = [subgraph.operators[i] for i in schedule(_operators(model, subgraph))]
+        complete_shapes(subgraph)
+        sort_operators(model, subgraph)
         strip(subgraph)
     description = f"{contract.model_name}, exported by fedfer"
     add_metadata(model, METADATA_NAME, contract.canonical_json(), description)
@@ -80,7 +82,7 @@ def share_buffers(model: schema.ModelT) -> None:
 
 def fill_zeros(model: schema.ModelT) -> None:
     """Long constants of zeros that a variable is set to become FILL, in the subgraphs that do so."""
-    codes = _codes(model)
+    codes = operator_codes(model)
     for subgraph in model.subgraphs:
         constants = [
             int(op.inputs[1])
@@ -142,7 +144,7 @@ def operator(
     model: schema.ModelT, code: int, inputs: list[int], outputs: list[int], version: int = 1
 ) -> schema.OperatorT:
     """A new operator of this builtin code between these tensors, not yet placed."""
-    codes = _codes(model)
+    codes = operator_codes(model)
     if code not in codes:
         kind = schema.OperatorCodeT()
         kind.builtinCode, kind.deprecatedBuiltinCode, kind.version = code, min(code, 127), version
@@ -177,32 +179,6 @@ def add_metadata(model: schema.ModelT, name: str, content: bytes, description: s
     kept = [old for old in model.metadata or [] if old.name == KEPT_METADATA]
     model.metadata = [*kept, entry]
     model.description = description
-
-
-def _codes(model: schema.ModelT) -> list[int]:
-    return [max(code.builtinCode, code.deprecatedBuiltinCode) for code in model.operatorCodes]
-
-
-def _operators(model: schema.ModelT, subgraph: schema.SubGraphT) -> list[Operator]:
-    """The subgraph's operators as plain data, with the variables that they read and write."""
-    codes = _codes(model)
-    variables: dict[int, str] = {}
-    found = []
-    for op in subgraph.operators:
-        code = codes[op.opcodeIndex]
-        if code == schema.BuiltinOperator.VAR_HANDLE:
-            variables[op.outputs[0]] = op.builtinOptions.sharedName.decode()
-        variable = variables.get(op.inputs[0]) if op.inputs is not None and len(op.inputs) else None
-        found.append(
-            Operator(
-                inputs=tuple(int(i) for i in (op.inputs if op.inputs is not None else [])),
-                outputs=tuple(int(i) for i in (op.outputs if op.outputs is not None else [])),
-                reads=variable if code == schema.BuiltinOperator.READ_VARIABLE else None,
-                writes=variable if code == schema.BuiltinOperator.ASSIGN_VARIABLE else None,
-                first=code == schema.BuiltinOperator.CALL_ONCE,
-            )
-        )
-    return found
 
 
 class _Once:

@@ -1,8 +1,10 @@
-"""Which activations a training step computes anew in its backward pass instead of keeping them (Chen et al. 2016,
-"Training Deep Nets with Sublinear Memory Cost", arXiv 1604.06174, here for cheap operators alone).
+"""Which activations a training step makes again in its backward pass instead of keeping them.
 
-The converter merges equal expressions, so that whatever both passes need is kept through all layers in between.
-Sums, slices and the like of what is kept anyway take little time to make again. Pure functions over plain data.
+Chen et al. 2016, "Training Deep Nets with Sublinear Memory Cost" (arXiv 1604.06174), for cheap operators.
+
+The converter merges equal expressions, so that whatever both passes need would be kept through all layers in
+between. Sums, slices and the like of what is kept anyway take little time to make again. Pure functions over
+plain data.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -33,10 +35,12 @@ def recompute(
     `large` are the tensors worth it. New tensors are numbered from `num_tensors` on.
     """
     maker = {tensor: number for number, op in enumerate(operators) for tensor in op.outputs}
-    shared = {t for number in late for t in operators[number].inputs if t in large and maker.get(t) not in late}
+    shared = {
+        t for number in late for t in operators[number].inputs if t in large and maker.get(t) not in late
+    }
     shared = {t for t in shared if t in maker}
     again = _to_copy(operators, maker, shared, cheap, large)
-    tensors = {}
+    tensors: dict[int, int] = {}
     for number in sorted(again):
         for tensor in operators[number].outputs:
             tensors[tensor] = num_tensors + len(tensors)
@@ -57,7 +61,7 @@ def _to_copy(
     cheap: Collection[int],
     large: Collection[int],
 ) -> set[int]:
-    """The makers of shared tensors that follow by cheap operators from other shared ones, and what lies between."""
+    """The makers of shared tensors that follow from other shared ones by cheap operators, and all between."""
     needed: dict[int, list[int]] = {}  # for each tensor that can be made: operators to run, in order
     for number in range(len(operators)):
         op = operators[number]

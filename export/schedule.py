@@ -66,9 +66,7 @@ def _levels(before: list[list[int]]) -> list[int]:
     return levels
 
 
-def _place(
-    sink: int, before: list[list[int]], levels: list[int], order: list[int], placed: set[int]
-) -> None:
+def _place(sink: int, before: list[list[int]], levels: list[int], order: list[int], placed: set[int]) -> None:
     """Appends `sink` after all it depends on, the longest chain first: what comes from a short one would wait
     for it in memory. Depth first (a loop: the chains are long)."""
     stack = [sink]
@@ -76,7 +74,7 @@ def _place(
         number = stack[-1]
         waiting = [other for other in before[number] if other not in placed]
         if waiting:
-            stack.extend(sorted(reversed(waiting), key=lambda other: levels[other]))
+            stack.extend(sorted(waiting, key=lambda other: levels[other]))
             continue
         stack.pop()
         if number not in placed:

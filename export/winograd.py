@@ -1,10 +1,10 @@
-"""3x3 convolutions with stride 1 as 16 matrix products a tile of 2x2 outputs instead of 36: the minimal filtering
-algorithm F(2x2, 3x3) of Winograd in the form of Lavin & Gray 2015 (arXiv 1509.09308), equations 8 to 11.
+"""3x3 convolutions with stride 1 as 16 matrix products a tile of 2x2 outputs instead of 36: Winograd's
+minimal filtering algorithm F(2x2, 3x3) as in Lavin & Gray 2015 (arXiv 1509.09308), equations 8 to 11.
 
     Y = A' [ (G g G') * (B' d B) ] A       of tiles d (4x4 places of x, two apart), filters g, outputs Y (2x2)
     dg = G' [ (B' d B)' (A dY A') ] G      its transpose, summed over all tiles (' is a matrix's transpose)
 
-B and A hold only 0, 1 and -1, so that the results are as exact as those of other orders of summation. All
+B and A hold only 0, 1 and -1, G also halves: results differ from a plain sum in the last digits only. All
 operators are products, sums and slices with stride 1 (those with larger strides are slow in LiteRT).
 x [B,H,W,C], filters [3,3,C,F], y and dy [B,h,w,F], all float32; only B may be unknown.
 """
@@ -13,17 +13,19 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
-from fedfer.export.padding import Pads, image_size, pad_images
+from fedfer.export.padding import Pads, image_size, join, pad_images
 
 WINDOW = [3, 3]
 Tiles = list[list[tf.Tensor]]  # [4][4] matrices: one row a tile, one column a channel
 
 
 def convolve_tiles(x: tf.Tensor, filters: tf.Tensor, pads: Pads, turned: bool = False) -> tf.Tensor:
-    """The convolution; `turned`: with the filters turned by half a turn, C and F exchanged (x has F channels)."""
+    """The convolution; `turned`: with the filters turned by half a turn, C and F exchanged."""
     # The transpose comes before the tiles: with one in a product, LiteRT runs it without XNNPACK.
     kernels = _filter_tiles(tf.transpose(filters, [0, 1, 3, 2]) if turned else filters)
-    order = [3, 1, 2, 0] if turned else [0, 1, 2, 3]  # half a turn exchanges the first row of G g with the last
+    order = (
+        [3, 1, 2, 0] if turned else [0, 1, 2, 3]
+    )  # half a turn exchanges the first row of G g with the last
     seen = _input_tiles(x, pads)
     products = [[tf.matmul(seen[i][j], kernels[order[i]][order[j]]) for j in range(4)] for i in range(4)]
     columns = [_inverse([products[i][j] for i in range(4)]) for j in range(4)]
@@ -41,7 +43,7 @@ def filter_gradient(x: tf.Tensor, dy: tf.Tensor, pads: Pads) -> tf.Tensor:
     sums = [[tf.matmul(seen[i][j], slopes[i][j], transpose_a=True) for j in range(4)] for i in range(4)]
     rows = [_to_taps([sums[i][j] for i in range(4)]) for j in range(4)]
     taps = [tap for i in range(3) for tap in _to_taps([row[i] for row in rows])]
-    return tf.reshape(tf.concat(taps, axis=0), [*WINDOW, x.shape[3], dy.shape[3]])
+    return tf.reshape(join(taps, axis=0), [*WINDOW, x.shape[3], dy.shape[3]])
 
 
 def _output_size(x: tf.Tensor, pads: Pads) -> list[int]:

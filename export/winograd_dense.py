@@ -1,15 +1,15 @@
-"""Winograd's 3x3 convolutions (fedfer.export.winograd) for small images: all 16 places of all tiles in one tensor.
+"""Winograd's 3x3 convolutions (fedfer.export.winograd) for small images: all tiles in one tensor.
 
-The sums of B, G and A are products with constant matrices, and the 16 products one batch of them: a quarter of the
-operators and of their bytes in the file, for four times the memory of the images, which is little where they are small.
-Stacks are [16, N, C]: place (i, j) of a tile is number 4 i + j, N counts tiles.
+The sums of B, G and A are products with constant matrices, and the 16 products one batch of them: a quarter
+of the operators, and of their bytes in the file, for four times the memory of the images, which is little for
+small ones. Stacks are [16, N, C]: place (i, j) of a tile is number 4 i + j, N counts tiles.
 """
 
 import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from fedfer.export.padding import Pads, image_size, pad_images
+from fedfer.export.padding import Pads, image_size, join, pad_images
 
 B = np.array([[1, 0, -1, 0], [0, 1, 1, 0], [0, -1, 1, 0], [0, 1, 0, -1]], np.float32)  # B' of the paper
 G = np.array([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]], np.float32)
@@ -53,11 +53,9 @@ def _input_stack(x: tf.Tensor, pads: Pads) -> tf.Tensor:
     for i in range(4):
         for j in range(4):
             channel = (2 * (i % 2) + j % 2) * channels
-            place = phases[
-                :, i // 2 : i // 2 + down, j // 2 : j // 2 + along, channel : channel + channels
-            ]
+            place = phases[:, i // 2 : i // 2 + down, j // 2 : j // 2 + along, channel : channel + channels]
             places.append(tf.reshape(place, [1, -1]))
-    seen = _times(B, tf.concat(places, axis=0))
+    seen = _times(B, join(places, axis=0))
     return tf.reshape(seen, [16, -1, channels])
 
 

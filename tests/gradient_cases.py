@@ -80,6 +80,9 @@ def convolutions(rng: np.random.Generator) -> Iterator[Case]:
     yield convolution(rng, (2, 10, 10, 8), (3, 3, 8, 16), padding="SAME")  # and the form of its others
     yield convolution(rng, (1, 1, 1, 3), (3, 3, 3, 2), padding="SAME")  # smaller than its filter
     yield convolution(rng, (2, 5, 7, 3), (1, 1, 3, 4), padding="SAME", strides=[2, 2])
+    tiles = np.random.default_rng(21)  # of their own, so that the cases sampled below stay what they were
+    for image, padding in (((7, 5), "VALID"), ((4, 4), "SAME"), ((13, 14), "SAME"), ((15, 13), "VALID")):
+        yield convolution(tiles, (2, *image, 32), (3, 3, 32, 33), padding=padding)  # by tiles, even and odd
     for _ in range(NUM_SAMPLED_CONVOLUTIONS):
         kernel, strides = rng.integers(1, 6, 2).tolist(), rng.integers(1, 3, 2).tolist()
         dilation = int(rng.integers(1, 3)) if strides == [1, 1] else 1
