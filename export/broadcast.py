@@ -142,11 +142,18 @@ def _reshape_gradient(op: tf.Operation, dy: tf.Tensor) -> tuple[tf.Tensor, None]
 
 
 @tf.RegisterGradient("FedferMatMul")  # type: ignore[untyped-decorator]
-def _product_gradient(op: tf.Operation, dy: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Of [M,K] times [K,N]. The first as a batch of one: the converter makes a product with a transposed
-    right side FULLY_CONNECTED, which LiteRT leaves to slower code where the weights are no constants."""
-    if op.get_attr("transpose_a") or op.get_attr("transpose_b"):
-        raise ExportError(f"{op.name}: products of transposed matrices cannot be trained on the phone")
+def _product_gradient(op: tf.Operation, dz: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Of two matrices, as a batch of one where the right side is transposed: the converter makes such a
+    product FULLY_CONNECTED, which LiteRT leaves to slower code where the weights are no constants."""
     x, y = op.inputs
-    to_x = tf.matmul(dy[None], y[None], transpose_b=True)
-    return tf.reshape(to_x, [-1, y.shape[0]]), tf.matmul(x, dy, transpose_a=True)
+    across_x, across_y = op.get_attr("transpose_a"), op.get_attr("transpose_b")
+    to_x = _product(y, dz, across_y, True) if across_x else _product(dz, y, False, not across_y)
+    to_y = _product(dz, x, True, across_x) if across_y else _product(x, dz, not across_x, False)
+    return to_x, to_y
+
+
+def _product(x: tf.Tensor, y: tf.Tensor, across_x: bool, across_y: bool) -> tf.Tensor:
+    if not across_y:
+        return tf.matmul(x, y, transpose_a=across_x)
+    batch_of_one = tf.matmul(x[None], y[None], transpose_a=across_x, transpose_b=True)
+    return tf.reshape(batch_of_one, [-1, batch_of_one.shape[2]])

@@ -11,21 +11,22 @@ x [B,H,W,C], filters [3,3,C,F], y and dy [B,h,w,F], all float32; only B may be u
 
 from collections.abc import Sequence
 
+import numpy as np
 import tensorflow as tf
 
 from fedfer.export.padding import Pads, image_size, join, pad_images
+from fedfer.export.winograd_dense import G, times
 
 WINDOW = [3, 3]
-Tiles = list[list[tf.Tensor]]  # [4][4] matrices: one row a tile, one column a channel
+Tiles = list[list[tf.Tensor]]  # [4][4] batches of one matrix: a row for each tile, a column for each channel
 
 
 def convolve_tiles(x: tf.Tensor, filters: tf.Tensor, pads: Pads, turned: bool = False) -> tf.Tensor:
     """The convolution; `turned`: with the filters turned by half a turn, C and F exchanged."""
     # The transpose comes before the tiles: with one in a product, LiteRT runs it without XNNPACK.
     kernels = _filter_tiles(tf.transpose(filters, [0, 1, 3, 2]) if turned else filters)
-    order = (
-        [3, 1, 2, 0] if turned else [0, 1, 2, 3]
-    )  # half a turn exchanges the first row of G g with the last
+    # Half a turn exchanges the first row of G g with the last.
+    order = [3, 1, 2, 0] if turned else [0, 1, 2, 3]
     seen = _input_tiles(x, pads)
     products = [[tf.matmul(seen[i][j], kernels[order[i]][order[j]]) for j in range(4)] for i in range(4)]
     columns = [_inverse([products[i][j] for i in range(4)]) for j in range(4)]
@@ -40,10 +41,9 @@ def convolve_tiles(x: tf.Tensor, filters: tf.Tensor, pads: Pads, turned: bool = 
 def filter_gradient(x: tf.Tensor, dy: tf.Tensor, pads: Pads) -> tf.Tensor:
     """dg, given dy."""
     seen, slopes = _input_tiles(x, pads), _gradient_tiles(dy)
-    sums = [[tf.matmul(seen[i][j], slopes[i][j], transpose_a=True) for j in range(4)] for i in range(4)]
-    rows = [_to_taps([sums[i][j] for i in range(4)]) for j in range(4)]
-    taps = [tap for i in range(3) for tap in _to_taps([row[i] for row in rows])]
-    return tf.reshape(join(taps, axis=0), [*WINDOW, x.shape[3], dy.shape[3]])
+    sums = [tf.matmul(seen[i][j], slopes[i][j], transpose_a=True) for i in range(4) for j in range(4)]
+    taps = times(G.T * np.array([1, 1, 1, -1], np.float32), join(sums, axis=0))
+    return tf.reshape(taps, [*WINDOW, x.shape[3], dy.shape[3]])
 
 
 def _output_size(x: tf.Tensor, pads: Pads) -> list[int]:
@@ -69,12 +69,12 @@ def _input_tiles(x: tf.Tensor, pads: Pads) -> Tiles:
             pairs[:, :, j // 2 : j // 2 + along, (j % 2) * channels : (j % 2 + 1) * channels]
             for j in range(4)
         ]
-        result.append([tf.reshape(tile, [-1, channels]) for tile in _spread(seen)])
+        result.append([tf.reshape(tile, [1, -1, channels]) for tile in _spread(seen)])
     return result
 
 
 def _gradient_tiles(dy: tf.Tensor) -> Tiles:
-    """A dY A' of every tile, with those of row 3 and of column 3 negated (`_to_taps` takes that back)."""
+    """A dY A' of every tile, those of row 3 and column 3 negated (`filter_gradient` takes that back)."""
     odd = [size % 2 for size in image_size(dy)]
     padded = pad_images(dy, [[0, more] for more in odd])
     (height, width), channels = image_size(padded), int(dy.shape[3])
@@ -83,20 +83,14 @@ def _gradient_tiles(dy: tf.Tensor) -> Tiles:
     for row in _fan([rows[:, :, :1, :], rows[:, :, 1:, :]]):
         pairs = tf.reshape(row, [-1, height // 2, width // 2, 2 * channels])
         both = [pairs[:, :, :, :channels], pairs[:, :, :, channels:]]
-        result.append([tf.reshape(tile, [-1, channels]) for tile in _fan(both)])
+        result.append([tf.reshape(tile, [1, -1, channels]) for tile in _fan(both)])
     return result
 
 
 def _filter_tiles(filters: tf.Tensor) -> Tiles:
-    """G g G'. (A slice that drops its axis would be slow in LiteRT.)"""
-    channels, num_filters = filters.shape[2:]
-    rows = tf.reshape(filters, [3, 3 * channels * num_filters])
-    result = []
-    for row in _from_taps([rows[i : i + 1, :] for i in range(3)]):
-        taps = tf.reshape(row, [3, channels * num_filters])
-        kernels = _from_taps([taps[j : j + 1, :] for j in range(3)])
-        result.append([tf.reshape(kernel, [channels, num_filters]) for kernel in kernels])
-    return result
+    """G g G', each as a batch of one. (A slice that drops its axis would be slow in LiteRT.)"""
+    stack = tf.reshape(times(G, filters), [16, *filters.shape[2:]])
+    return [[stack[k : k + 1, :, :] for k in range(4 * i, 4 * i + 4)] for i in range(4)]
 
 
 def _spread(d: Sequence[tf.Tensor]) -> list[tf.Tensor]:
@@ -112,15 +106,3 @@ def _inverse(m: Sequence[tf.Tensor]) -> list[tf.Tensor]:
 def _fan(y: Sequence[tf.Tensor]) -> list[tf.Tensor]:
     """A of two outputs, the last one negated."""
     return [y[0], y[0] + y[1], y[0] - y[1], y[1]]
-
-
-def _from_taps(g: Sequence[tf.Tensor]) -> list[tf.Tensor]:
-    """G of three taps."""
-    ends, middle = (g[0] + g[2]) * 0.5, g[1] * 0.5
-    return [g[0], ends + middle, ends - middle, g[2]]
-
-
-def _to_taps(s: Sequence[tf.Tensor]) -> list[tf.Tensor]:
-    """G' of four sums, of which the last one comes negated."""
-    both, difference = (s[1] + s[2]) * 0.5, (s[1] - s[2]) * 0.5
-    return [s[0] + both, difference, both - s[3]]

@@ -21,9 +21,9 @@ def convolve_stacked(x: tf.Tensor, filters: tf.Tensor, pads: Pads, turned: bool 
     if turned:
         filters = tf.transpose(filters, [0, 1, 3, 2])
     channels, num_filters = filters.shape[2:]
-    kernels = tf.reshape(_times(G[:, ::-1] if turned else G, filters), [16, channels, num_filters])
+    kernels = tf.reshape(times(G[:, ::-1] if turned else G, filters), [16, channels, num_filters])
     products = tf.matmul(_input_stack(x, pads), kernels)
-    outputs = _times(A, products)
+    outputs = times(A, products)
     height, width = [n + sum(p) - 2 for n, p in zip(image_size(x), pads, strict=True)]
     by_tile = tf.transpose(tf.reshape(outputs, [4, -1, num_filters]), [1, 0, 2])
     tiles = tf.reshape(by_tile, [-1, -(-height // 2), -(-width // 2), 4 * num_filters])
@@ -36,9 +36,9 @@ def filter_gradient_stacked(x: tf.Tensor, dy: tf.Tensor, pads: Pads) -> tf.Tenso
     num_filters = int(dy.shape[3])
     tiles = tf.nn.space_to_depth(pad_images(dy, [[0, n % 2] for n in image_size(dy)]), 2)
     by_place = tf.transpose(tf.reshape(tiles, [-1, 4, num_filters]), [1, 0, 2])
-    slopes = _times(A.T, by_place)
+    slopes = times(A.T, by_place)
     sums = tf.matmul(_input_stack(x, pads), tf.reshape(slopes, [16, -1, num_filters]), transpose_a=True)
-    taps = _times(G.T, sums)
+    taps = times(G.T, sums)
     return tf.reshape(taps, [3, 3, x.shape[3], num_filters])
 
 
@@ -55,11 +55,11 @@ def _input_stack(x: tf.Tensor, pads: Pads) -> tf.Tensor:
             channel = (2 * (i % 2) + j % 2) * channels
             place = phases[:, i // 2 : i // 2 + down, j // 2 : j // 2 + along, channel : channel + channels]
             places.append(tf.reshape(place, [1, -1]))
-    seen = _times(B, join(places, axis=0))
+    seen = times(B, join(places, axis=0))
     return tf.reshape(seen, [16, -1, channels])
 
 
-def _times(matrix: NDArray[np.float32], stack: tf.Tensor) -> tf.Tensor:
+def times(matrix: NDArray[np.float32], stack: tf.Tensor) -> tf.Tensor:
     """The sums that `matrix` makes of rows and of columns, for a stack whose first axes count both.
 
     A batch of one product: the converter would turn a plain one with a constant into one of transposes.
