@@ -97,7 +97,7 @@ def flex_convert(path: Path) -> None:
     class Module(tf.Module):  # type: ignore[misc]
         def __init__(self) -> None:
             super().__init__()
-            self.network = build_vgg()
+            self.network = build_vgg(dropout=0.0)  # Keras hides the seeds of dropout from tf.Module
             self.optimizer = keras.optimizers.SGD(LEARNING_RATE)
             self.optimizer.build(self.network.trainable_variables)
             self.loss = keras.losses.SparseCategoricalCrossentropy()
