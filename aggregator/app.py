@@ -50,8 +50,9 @@ def create_app(config: ServerConfig) -> FastAPI:
             app.state.startup_error = error
             raise
         root = app.state.service.store.blobs.root / "partial"
-        files = await run_in_threadpool(PartialUploads, root, PartialLimits(), time.time)
-        app.state.uploads = ResumableUploads(files, Turns())
+        turns = Turns()
+        files = await run_in_threadpool(PartialUploads, root, PartialLimits(), time.time, turns.is_busy)
+        app.state.uploads = ResumableUploads(files, turns)
         health = app.state.health = health_of(app.state.service)
         metrics.registry.register(StateCollector(lambda: sample_of(app.state.service, health)))
         app.state.checks = anyio.CapacityLimiter(config.max_concurrent_checks)

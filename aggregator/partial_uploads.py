@@ -32,10 +32,17 @@ class PartialLimits:
 
 class PartialUploads:
     """Errors of the file system are raised as they are (OSError). `clock`: seconds since the epoch, as the
-    file system's."""
+    file system's. `is_busy`, of a device and a sha256: whether bytes are coming just now; such an upload is
+    never given up to make room, so there may be more of them than `limits` says."""
 
-    def __init__(self, root: Path, limits: PartialLimits, clock: Callable[[], float]) -> None:
-        self._root, self._limits, self._clock = root, limits, clock
+    def __init__(
+        self,
+        root: Path,
+        limits: PartialLimits,
+        clock: Callable[[], float],
+        is_busy: Callable[[str, str], bool] = lambda device_id, sha256: False,
+    ) -> None:
+        self._root, self._limits, self._clock, self._is_busy = root, limits, clock, is_busy
         self._lock = threading.Lock()
         root.mkdir(exist_ok=True)
         self.drop_old()
@@ -79,13 +86,14 @@ class PartialUploads:
         with self._lock:
             for directory in self._root.iterdir():
                 for path in directory.iterdir():
-                    if _modified_sec(path) < oldest_sec:
+                    if _modified_sec(path) < oldest_sec and not self._is_busy(directory.name, path.name):
                         path.unlink(missing_ok=True)
                 if not any(directory.iterdir()):
                     directory.rmdir()
 
     def _drop_oldest(self, paths: list[Path], keep: int) -> None:
-        for path in sorted(paths, key=_modified_sec)[: max(0, len(paths) - keep)]:
+        idle = [path for path in paths if not self._is_busy(path.parent.name, path.name)]
+        for path in sorted(idle, key=_modified_sec)[: max(0, len(paths) - keep)]:
             path.unlink(missing_ok=True)
 
 

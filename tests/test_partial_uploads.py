@@ -88,6 +88,21 @@ TestUploads = Uploads.TestCase
 TestUploads.settings = settings(max_examples=30, stateful_step_count=25, deadline=None)
 
 
+def test_uploads_whose_bytes_are_coming_are_not_given_up(tmp_path: Path) -> None:
+    """However many there are; the one that waits makes room, though it is newer."""
+    busy = {("d0", name) for name in NAMES} | {("d1", "a" * 64)}
+    files = PartialUploads(tmp_path / "partial", LIMITS, lambda: 1e12, lambda *key: key in busy)
+    for number, key in enumerate([*sorted(busy), ("d2", "a" * 64), ("d2", "b" * 64)]):
+        path = files.prepare(*key)
+        path.write_bytes(b"abc")
+        os.utime(path, (number, number))
+    assert {key: files.offset(*key) for key in busy} == dict.fromkeys(busy, 3)
+    assert [files.offset("d2", name) for name in NAMES[:2]] == [0, 3]
+    files.drop_old()
+    assert {key: files.offset(*key) for key in busy} == dict.fromkeys(busy, 3)
+    assert files.offset("d2", NAMES[1]) == 0
+
+
 def test_the_right_offset() -> None:
     assert [checked_offset("0", 0), checked_offset("17", 17), checked_offset("0017", 17)] == [0, 17, 17]
 

@@ -256,3 +256,25 @@ def test_two_bodies_at_once_for_one_place(upload: Upload, server: Server, contra
     assert code(refused) == (409, "already_reported")
     [update] = updates_of(upload)
     assert update in {hashlib.sha256(body).hexdigest() for body in bodies}
+
+
+def test_whole_uploads_at_once_do_not_push_each_other_out(upload: Upload, contract: Contract) -> None:
+    """Five of one device that say their sha256, with room for two unfinished ones: each gets its answer."""
+    bodies = [synthetic_update(contract, seed) for seed in range(1, 6)]
+    replies: list[httpx.Response] = []
+
+    def send(body: bytes) -> None:
+        digest = base64.b64encode(hashlib.sha256(body).digest()).decode()
+        query = {"base_weights": upload.work["weights"], "num_examples": 5, "loss": 1.5, "accuracy": 0.25}
+        headers = {**upload.phone.headers, **OCTETS, "Content-Digest": f"sha-256=:{digest}:"}
+        path = "/v1/runs/default/rounds/1/update"
+        replies.append(upload.phone.client.put(path, params=query, content=body, headers=headers))
+
+    threads = [threading.Thread(target=send, args=(body,)) for body in bodies]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(reply.status_code for reply in replies) == [200, 409, 409, 409, 409]
+    assert {code(reply) for reply in replies if reply.status_code == 409} == {(409, "already_reported")}
+    assert not upload.directory.exists()

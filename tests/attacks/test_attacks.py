@@ -89,6 +89,31 @@ def test_other_devices_tokens(siege: Siege) -> None:
     assert siege.state()[1:] == before[1:]
 
 
+def test_replays(siege: Siege) -> None:
+    """What was overheard once is of no use again: it counts once, for whom it was, where it was."""
+    before, heard = siege.state(), synthetic_update(siege.contract, 3)  # the bystander's, of this round
+    work = siege.phone.work()
+    again = siege.bystander.upload(work, heard)
+    assert (again.status_code, again.json()["received_bytes"]) == (200, len(heard))
+    stranger = Phone(siege.client, "replayer").enrol()
+    earlier = {**work, "round": 1, "weights": target_of(siege).earlier_base}
+    first = synthetic_update(siege.contract, 0)  # the phone's, of the first round
+    for device, told, body, code in (
+        (stranger, work, heard, "not_assigned"),
+        (stranger, earlier, first, "round_over"),
+        (siege.phone, {**work, "weights": earlier["weights"]}, first, "wrong_base"),
+        (siege.bystander, earlier, first, "already_reported"),
+    ):
+        reply = device.upload(told, body)
+        assert (reply.status_code, reply.json()["error"]["code"]) == (409, code)
+    assert siege.phone.upload(earlier, first).status_code == 200
+    renewed = siege.client.post("/v1/devices", json={"name": "replayer", "token": stranger.token})
+    assert renewed.json()["device_id"] == stranger.device_id
+    reply = siege.client.post("/v1/work", headers=stranger.headers)
+    assert (reply.status_code, reply.json()["error"]["code"]) == (401, "bad_token")
+    assert siege.state()[1:] == before[1:]
+
+
 def test_connections_that_end_early(siege: Siege) -> None:
     before, target = siege.state(), target_of(siege)
     head = hostile_requests(target)
