@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -277,7 +278,7 @@ def test_options(tmp_path: Path) -> None:
         return serve.config_of(values_of(serve.settings_of(parser.parse_args(arguments), {})))
 
     plain = ["m.tflite", "--data-dir", "d"]
-    assert config_of(plain) == serving_of(Path("m.tflite"), Path("d"))
+    assert config_of(plain) == replace(serving_of(Path("m.tflite"), Path("d")), database_url=None)
     given = "--rounds 2 --clients 5 --min-clients 4 --deadline-sec 7 --local-epochs 1 --batch-size 8"
     given += " --learning-rate 0.5 --holdout drawn --holdout-skip 3 --holdout-take 9 --data-seed 6"
     given += " --over-selection 2 --selection-sec 5 --min-devices 6 --seed 9"
