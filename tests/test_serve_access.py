@@ -261,6 +261,7 @@ def test_with_an_enrolment_key_strangers_read_nothing(
             for headers in ({}, wrong):
                 reply = client.get(path, headers=headers)
                 assert (reply.status_code, reply.json()["error"]["code"]) == (401, "bad_token"), path
+                assert "or with the admin key" in reply.json()["error"]["reason"]
             for headers in (phone.headers, admin):
                 assert client.get(path, headers=headers).status_code == 200, path
         described = client.get("/openapi.json").json()["paths"]

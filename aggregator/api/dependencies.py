@@ -12,6 +12,7 @@ from fedfer.aggregator.resumable import ResumableUploads
 from fedfer.aggregator.runs import Run
 from fedfer.aggregator.service import Service
 from fedfer.aggregator.uploads import Patience
+from fedfer.model.errors import RefusedError
 
 MAX_ROUND = 2**31 - 1
 RoundNumber = Annotated[int, Path(ge=0, le=MAX_ROUND)]
@@ -62,8 +63,15 @@ async def reader(request: Request, service: AnyService) -> None:
     """Lets pass who may read: anybody where anybody may enrol, else devices and the operator. Raises
     RefusedError (401, 403)."""
     keyring, authorization = access.keyring_of(request), request.headers.get("authorization", "")
-    if keyring.enrol is not None and not keyring.is_admin(authorization):
+    if keyring.enrol is None or keyring.is_admin(authorization):
+        return
+    try:
         await run_in_threadpool(service.authenticate, bearer(authorization))
+    except RefusedError as error:
+        if error.code != "bad_token":
+            raise
+        words = "expected `Authorization: Bearer ...` with the token of a device, or with the admin key"
+        raise RefusedError(words, code="bad_token", status=401) from None
 
 
 AsAdmin = Depends(access.admin)
