@@ -99,6 +99,7 @@ class DemoPlan:
     def serve_arguments(self, model: Path, data_dir: Path) -> list[str]:
         return [
             *_arguments("serve", data_dir=data_dir, port=0, rounds=self.rounds, clients=self.devices),
+            *_options(min_clients=self.devices),  # all of them, however slow: the same seed, the same weights
             *_options(local_epochs=self.local_epochs, batch_size=self.batch_size),
             *_options(learning_rate=self.learning_rate, runtime=self.runtime),
             *_options(holdout=self.holdout_source, holdout_skip=self.holdout_skip),

@@ -183,3 +183,32 @@ def test_nothing_to_serve(tmp_path: Path) -> None:
     )
     assert done.returncode == 1
     assert "nothing to serve" in done.stderr
+
+
+def test_versions_are_listed_compared_tagged_and_gone_back_to(server: Server, contract: Contract) -> None:
+    with server.client() as client:
+        phones = [Phone(client, name).enrol() for name in ("a", "b")]
+        for number in (1, 2):
+            for seed, phone in enumerate(phones):
+                phone.upload(work_in(phone, "default"), synthetic_update(contract, 10 * number + seed))
+            wait_for_round(client, number)
+        path = "/v1/runs/default"
+        first, second, third = client.get(f"{path}/versions").json()["versions"]
+        assert [v["parent_round"] for v in (first, second, third)] == [None, 0, 1]
+        assert third["parent_weights"] == second["weights"]
+        tag = {"tag": "good", "version": "1"}
+        assert refused(client.post(f"{path}/tags", json=tag)) == (401, "bad_admin_key")
+        assert client.post(f"{path}/tags", json=tag, headers=ADMIN).json()["tags"] == ["good"]
+        looks_like = {"tag": "12", "version": "1"}
+        assert refused(client.post(f"{path}/tags", json=looks_like, headers=ADMIN)) == (400, "bad_request")
+        same = client.get(f"{path}/versions/compare", params={"a": "good", "b": second["weights"]}).json()
+        assert (same["weights_distance"], same["holdout_loss_change"]) == (0.0, None)
+        apart = client.get(f"{path}/versions/compare", params={"a": "0", "b": "2"}).json()
+        assert apart["weights_distance"] > 1
+        assert client.get(path).json()["state"] == "finished"
+        back = client.post(f"{path}/rollback", json={"to": "good"}, headers=ADMIN).json()
+        assert (back["state"], back["round"], back["weights"]) == ("running", 3, second["weights"])
+        assert work_in(phones[0], "default")["weights"] == second["weights"]
+        assert client.delete(f"{path}/tags/good", headers=ADMIN).status_code == 204
+        gone = client.post(f"{path}/rollback", json={"to": "good"}, headers=ADMIN)
+        assert refused(gone) == (404, "unknown_version")
