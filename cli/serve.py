@@ -24,6 +24,7 @@ from fedfer.aggregator.config import (
     ServerConfig,
 )
 from fedfer.cli import serve_access
+from fedfer.cli.key_files import ADMIN_VARIABLE, ENROL_VARIABLE
 from fedfer.cli.settings import (
     Option,
     Setting,
@@ -145,7 +146,8 @@ def run(args: argparse.Namespace) -> int:
 
     settings = settings_of(args, os.environ)
     if args.show_config:
-        print(describe(settings))
+        keys = [name for name in (ENROL_VARIABLE, ADMIN_VARIABLE) if name in os.environ]
+        print(describe(settings), *(f"# {name} = ***  # environment" for name in keys), sep="\n")
         return 0
     args = values_of(settings)
     with naming_sources(settings):

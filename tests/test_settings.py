@@ -162,6 +162,18 @@ def test_show_config_of_the_command(file: Path) -> None:
     assert done.stderr == ""
 
 
+def test_show_config_shows_no_secret(file: Path) -> None:
+    keys = {"FEDFER_ADMIN_KEY": "admin-s3cret-key", "FEDFER_ENROL_KEY": "enrol-s3cret-key"}
+    url = "postgresql+psycopg://fedfer:s3cret@db/fedfer"
+    environ = {**os.environ, **keys, "FEDFER_DATABASE_URL": url}
+    command = [*SERVE, "--config", str(file), "--show-config"]
+    done = subprocess.run(command, capture_output=True, text=True, env=environ, check=True)
+    assert "s3cret" not in done.stdout
+    shown = tomllib.loads(done.stdout)
+    assert shown["database-url"] == "postgresql+psycopg://fedfer:***@db/fedfer"
+    assert all(f"# {name} = ***  # environment" in done.stdout for name in keys)
+
+
 def test_a_bad_value_names_its_source() -> None:
     environ = {**os.environ, "FEDFER_CLIENTS": "0", "FEDFER_DATA_DIR": "d", "FEDFER_MODEL": "m"}
     done = subprocess.run(SERVE, capture_output=True, text=True, env=environ, check=False)
