@@ -139,7 +139,7 @@ def test_an_inverted_residual_block(tmp_path: Path) -> None:
     ("model", "message"),
     [
         ("keras_models:logits_model", "outputs are not probabilities; end it in a softmax over its classes"),
-        ("keras_models:unsupported_model", "needs operators that phones lack: ResizeBicubic"),
+        ("keras_models:unsupported_model", "UpSampling2D): interpolation 'bicubic' has no operator"),
         (
             "keras_models:model_with_other_optimizer",
             "the model's optimizer is RMSprop; expected SGD, Adam or",
