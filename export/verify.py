@@ -23,6 +23,7 @@ from fedfer.export.runtime import available_runtimes
 from fedfer.export.signatures import one_a_sample, weight_specs
 from fedfer.export.targets import encode_targets
 from fedfer.export.trainable import travelling_weights
+from fedfer.export.waves import wave_images
 from fedfer.model.errors import ExportError
 
 LOSS_TOLERANCE = 1e-4  # relative
@@ -86,26 +87,6 @@ def _static_findings(content: bytes) -> Iterator[Finding]:
     )
     names = {signature.name for signature in signatures(content)}
     yield Finding(names == set(SIGNATURES), f"signatures: {', '.join(sorted(names))}")
-
-
-def wave_images(rng: np.random.Generator, count: int, shape: tuple[int, ...]) -> NDArray[np.float32]:
-    """Images f32[count,H,W,C] in 0..1, each of a few waves of its own, unlike each other; sequences and rows
-    are images of one row, or of one row and column.
-
-    White noise would not do: all its images look alike to deep layers, where BatchNorm then magnifies
-    rounding (an input changed by 1e-7 moves the updated weights by 1e-2; with these by 1e-5).
-    """
-    height, width, channels = (*[1] * (3 - len(shape)), *shape)
-    rows, columns = np.arange(height)[:, None, None] / height, np.arange(width)[None, :, None] / width
-    images = np.zeros((count, height, width, channels))
-    for image in images:
-        for _ in range(4):
-            down, right = rng.uniform(-4, 4, 2)
-            phase, weight = rng.uniform(0, 1, channels), rng.uniform(0.2, 1, channels)
-            image += weight * np.cos(2 * np.pi * (down * rows + right * columns + phase))
-        image -= image.min()
-        image /= max(image.max(), 1e-6)
-    return images.astype(np.float32).reshape(count, *shape)
 
 
 def _random_batch(model: keras.Model, contract: Contract) -> tuple[NDArray[np.float32], NDArray[Any]]:
