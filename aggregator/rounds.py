@@ -21,7 +21,7 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Literal
 
-from fedfer.aggregator.config import RoundSettings
+from fedfer.aggregator.config import MAX_CLIENTS, RoundSettings
 from fedfer.model.errors import RefusedError
 
 Phase = Literal["open", "aggregating", "done"]
@@ -125,8 +125,10 @@ def select(round_: Round, ranked: Sequence[str], now: float) -> Round:
     if round_.phase != "open" or round_.selected_at is not None or len(ranked) < settings.min_devices:
         return round_
     if settings.fraction is not None:
-        count = max(math.ceil(settings.fraction * len(ranked)), 1)
-        settings = replace(settings, num_clients=count, fraction=None)
+        count = max(math.ceil(settings.fraction * len(ranked)), settings.min_updates)
+        count = min(count, MAX_CLIENTS)
+        least = None if settings.min_clients is None else min(settings.min_clients, count)
+        settings = replace(settings, num_clients=count, min_clients=least, fraction=None)
     drawn = ranked[: settings.num_places] if len(ranked) > settings.num_places else ()
     return replace(
         round_,

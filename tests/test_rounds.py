@@ -111,6 +111,19 @@ def test_a_fraction_of_the_devices_that_are_there() -> None:
         assert len(round_.reserved) == (count if count < 6 else 0)
 
 
+def test_a_fraction_that_comes_out_small_or_large() -> None:
+    """Of 6 devices 2 are a third: the minimum of 5 cannot be had, but what the strategy needs is."""
+    settings = RoundSettings(fraction=0.3, min_clients=5)
+    few = select(open_round(1, Base(BASE), settings, now=100), FLEET, now=100).settings
+    assert (few.num_clients, few.min_clients) == (2, 2)
+    settings = RoundSettings(fraction=0.3, min_updates=5)
+    needed = select(open_round(1, Base(BASE), settings, now=100), FLEET, now=100).settings
+    assert needed.num_clients == 5
+    crowd = [str(number) for number in range(30_000)]
+    many = select(open_round(1, Base(BASE), RoundSettings(fraction=0.5), now=100), crowd, now=100)
+    assert many.settings.num_clients == 10_000
+
+
 def test_nothing_begins_before_enough_devices_are_there() -> None:
     round_ = open_round(1, Base(BASE), RoundSettings(min_devices=3), now=100)
     assert select(round_, FLEET[:2], now=110) is round_
