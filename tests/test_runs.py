@@ -152,6 +152,9 @@ def test_adding_a_run(server: Server, plain_tflite: Path) -> None:
             ({"name": "x", "weights": "0" * 64}, 404, "unknown_weights"),
             ({"name": "x", "settings": {"rounds": {"clients": 1}}}, 400, "bad_settings"),
             ({"name": "x", "settings": {"num_rounds": 0}}, 400, "bad_settings"),
+            ({"name": "x", "settings": {"strategy": {"name": "krum"}}}, 400, "bad_settings"),
+            ({"name": "x", "settings": {"stopping": {"patience": 2}}}, 400, "bad_settings"),
+            ({"name": "x", "settings": {"rounds": 5}}, 400, "bad_settings"),
             ({"name": "x", "settings": {"holdout": {"source": "/etc/passwd"}}}, 400, "bad_settings"),
         ):
             reply = client.post("/v1/runs", json={**body, **changed}, headers=ADMIN)

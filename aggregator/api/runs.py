@@ -6,7 +6,7 @@ from fedfer.aggregator import replies
 from fedfer.aggregator.api.dependencies import REFUSALS, AnyRun, AnyService, AsAdmin, AsReader
 from fedfer.aggregator.config import RunConfig
 from fedfer.aggregator.run_files import parse_settings
-from fedfer.model.errors import RefusedError, UsageError
+from fedfer.model.errors import DataError, RefusedError, UsageError
 
 router = APIRouter(responses=REFUSALS)
 
@@ -40,9 +40,9 @@ def add_run(body: replies.NewRun, service: AnyService) -> replies.RunReply:
         config = RunConfig(
             store.blobs.present(store.blobs.model_path(body.model)), body.name, initial, settings
         )
-    except UsageError as error:
+        return replies.run_reply(service.add_run(config))
+    except (UsageError, DataError) as error:
         raise RefusedError(str(error), code="bad_settings") from None
-    return replies.run_reply(service.add_run(config))
 
 
 @router.post("/v1/runs/{run}/pause", dependencies=[AsAdmin])
