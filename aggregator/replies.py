@@ -140,6 +140,11 @@ class RoundsReply(BaseModel):
     rounds: list[RoundReply]
 
 
+class ModelReply(BaseModel):
+    model: Sha256
+    contract: Sha256
+
+
 class NewRun(BaseModel):
     """`weights`: a version of any run to start from, instead of those in the model file."""
 

@@ -11,10 +11,12 @@ from pathlib import Path
 from fedfer.aggregator.config import RunConfig, ServerConfig
 from fedfer.aggregator.device_store import Device
 from fedfer.aggregator.enrolment import Enrolled, Enrolment
+from fedfer.aggregator.run_opening import keep_model
 from fedfer.aggregator.runs import Run
 from fedfer.aggregator.store import Store
-from fedfer.aggregator.work import Work
-from fedfer.model.errors import RefusedError
+from fedfer.aggregator.work import Upload, Work
+from fedfer.export.contract import Contract, load_model_bytes, read_contract
+from fedfer.model.errors import ModelFileError, RefusedError, StoreError
 
 
 class Service:
@@ -89,6 +91,21 @@ class Service:
         return run
 
     # Files
+
+    def keep_model(self, upload: Upload, sha256: str) -> Contract:
+        """Stores a `.tflite` that runs may then use. Raises RefusedError, StoreError."""
+        if upload.sha256 != sha256:
+            raise RefusedError(f"the body's sha256 is {upload.sha256}; expected {sha256}", code="bad_digest")
+        try:
+            model = load_model_bytes(upload.path)
+            contract = read_contract(model)
+        except ModelFileError as error:
+            raise RefusedError(str(error), code="bad_model", status=422) from None
+        try:
+            keep_model(model, contract, self.store, self.clock())
+        except OSError as error:
+            raise StoreError(f"cannot keep a model: {error.strerror}") from None
+        return contract
 
     @property
     def max_upload_bytes(self) -> int:

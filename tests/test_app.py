@@ -211,6 +211,7 @@ def test_openapi_describes_every_call(server: Server) -> None:
         "DELETE /v1/devices/{device_id}",
         "POST /v1/work",
         "GET /v1/models/{sha256}",
+        "PUT /v1/models/{sha256}",
         "GET /v1/weights/{sha256}",
         "HEAD /v1/uploads/{sha256}",
         "PATCH /v1/uploads/{sha256}",

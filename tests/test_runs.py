@@ -3,6 +3,7 @@
 import os
 import subprocess
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import httpx
 import pytest
 from server_helpers import SERVE, Phone, Server, serving, start, synthetic_update, wait_for_round
 
+from fedfer.export.checkpoint import digest_of
 from fedfer.export.contract import Contract, read_contract
 
 ADMIN_KEY = "a-key-for-tests-only"
@@ -159,6 +161,22 @@ def test_adding_a_run(server: Server, plain_tflite: Path) -> None:
         ):
             reply = client.post("/v1/runs", json={**body, **changed}, headers=ADMIN)
             assert refused(reply) == (status, code), reply.text
+
+
+def test_bringing_a_model(tiny_tflite: Path, plain_tflite: Path, tmp_path: Path) -> None:
+    model = plain_tflite.read_bytes()
+    name = digest_of(model)
+    octets = {"Content-Type": "application/octet-stream"}
+    with serving(tiny_tflite, tmp_path / "data") as server, server.client() as client:
+        put = partial(client.put, f"/v1/models/{name}", headers={**ADMIN, **octets})
+        assert refused(client.put(f"/v1/models/{name}", content=model, headers=octets))[0] == 401
+        assert refused(put(content=model[:-1])) == (400, "bad_digest")
+        assert put(content=model).json() == {"model": name, "contract": read_contract(model).digest}
+        assert put(content=model).status_code == 201
+        text = client.put(f"/v1/models/{digest_of(b'x')}", content=b"x", headers={**ADMIN, **octets})
+        assert refused(text) == (422, "bad_model")
+        made = client.post("/v1/runs", json={"name": "plain", "model": name}, headers=ADMIN)
+        assert (made.status_code, made.json()["model"]) == (201, name)
 
 
 def test_only_operators_change_runs(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
