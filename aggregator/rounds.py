@@ -244,6 +244,19 @@ def required_updates(round_: Round, num_active: int) -> int:
     return max(1, math.ceil(min(settings.num_clients, num_active) / 2), settings.min_updates)
 
 
+def waits_for(round_: Round, num_active: int) -> str:
+    """In words, what a round waits for while so many devices are there."""
+    settings = round_.settings
+    if round_.phase == "aggregating":
+        return "averaging and evaluating"
+    if round_.selected_at is None:
+        return f"devices: {num_active} are here, {settings.min_devices} are needed to begin"
+    return (
+        f"updates: {len(round_.updates)} of {settings.num_clients} are in, "
+        f"{required_updates(round_, num_active)} suffice at the deadline; {num_active} devices are here"
+    )
+
+
 def tick(round_: Round, now: float, num_active: int) -> Round:
     """What the deadline makes of the round: closed, renewed with places freed, or as it was."""
     if round_.phase != "open" or round_.selected_at is None or now < round_.deadline_at:

@@ -26,7 +26,7 @@ from fedfer.aggregator.store import Store
 from fedfer.aggregator.strategies.registry import make_strategy
 from fedfer.aggregator.version_store import Version
 from fedfer.aggregator.versions import Versions
-from fedfer.aggregator.work import Report, Upload, Work, log_accepted, update_of
+from fedfer.aggregator.work import Report, Upload, Work, log_accepted, log_places, update_of
 from fedfer.export.checkpoint import check_file, max_checkpoint_bytes
 from fedfer.export.contract import Contract
 from fedfer.model.errors import RefusedError, StoreError
@@ -113,19 +113,9 @@ class Run:
 
     def waits_for(self) -> str | None:
         """In words, what the open round waits for; None if the run is over."""
-        round_ = self._round
-        if self.is_over or self._state == "paused":
-            return None if self.is_over else "an operator, who paused it"
-        if round_.phase == "aggregating":
-            return "averaging and evaluating"
-        if round_.selected_at is None:
-            needed = round_.settings.min_devices
-            return f"devices: {self.fleet.num_active()} are here, {needed} are needed to begin"
-        needed = rounds.required_updates(round_, self.fleet.num_active())
-        return (
-            f"updates: {len(round_.updates)} of {round_.settings.num_clients} are in, {needed} suffice at "
-            f"the deadline; {self.fleet.num_active()} devices are here"
-        )
+        if self._state != "running":
+            return "an operator, who paused it" if self._state == "paused" else None
+        return rounds.waits_for(self._round, self.fleet.num_active())
 
     # Devices
 
@@ -294,19 +284,7 @@ class Run:
         self.rounds.give_out(selected)
         reach("places_given_out")
         self._set_round(selected)
-        settings = selected.settings
-        logger.info(
-            "run %s round %d: %d places for %d updates, %d devices are here%s",
-            self.name,
-            selected.number,
-            settings.num_places,
-            settings.num_clients,
-            len(there),
-            ": too few, unless others come it closes at its deadline"
-            if len(there) < settings.num_clients
-            else "",
-            extra=about(run=self.name, round=selected.number),
-        )
+        log_places(self.name, selected, len(there))
 
     def commit(self, round_: Round, result: Result) -> bool:
         """Ends a round with its result, and opens the next one or ends the run. False, and nothing, for a

@@ -73,3 +73,19 @@ def log_accepted(run: str, device: Device, update: Update, after: Round) -> None
         update.received_bytes,
         extra=about(run=run, round=after.number, device=device.id),
     )
+
+
+def log_places(run: str, selected: Round, num_devices: int) -> None:
+    """Says how many places a round gives, and whether there are too few devices for it."""
+    settings = selected.settings
+    few = num_devices < settings.num_clients
+    logger.info(
+        "run %s round %d: %d places for %d updates, %d devices are here%s",
+        run,
+        selected.number,
+        settings.num_places,
+        settings.num_clients,
+        num_devices,
+        ": too few, unless others come it closes at its deadline" if few else "",
+        extra=about(run=run, round=selected.number),
+    )
