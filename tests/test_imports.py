@@ -29,7 +29,11 @@ LIGHT_EXPORT = (
     "evaluation",
     "isolation",
     "loss_settings",
+    "optimizer_settings",
+    "inference_card",
+    "inference_run",
     "targets",
+    "waves",
 )
 
 
