@@ -96,5 +96,18 @@ def unsupported_model() -> keras.Model:
     return keras.Model(images, keras.layers.Dense(3, activation="softmax")(x), name="unsupported")
 
 
+class Rolled(keras.layers.Layer):  # type: ignore[misc]
+    """Rows moved by one: a layer of somebody's own."""
+
+    def call(self, x: keras.KerasTensor) -> keras.KerasTensor:
+        return keras.ops.roll(x, 1, 1)
+
+
+def rolling_model() -> keras.Model:
+    """A layer that nobody knows, of an operator that phones lack."""
+    layers = [keras.Input((8, 8, 1)), Rolled(), keras.layers.Flatten(), keras.layers.Dense(3, "softmax")]
+    return keras.Sequential(layers, name="rolling")
+
+
 def not_a_model() -> str:
     return "model"

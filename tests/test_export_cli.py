@@ -140,6 +140,7 @@ def test_an_inverted_residual_block(tmp_path: Path) -> None:
     [
         ("keras_models:logits_model", "outputs are not probabilities; end it in a softmax over its classes"),
         ("keras_models:unsupported_model", "UpSampling2D): interpolation 'bicubic' has no operator"),
+        ("keras_models:rolling_model", "needs operators that phones lack: Roll; replace the layers that"),
         (
             "keras_models:model_with_other_optimizer",
             "the model's optimizer is RMSprop; expected SGD, Adam or",
