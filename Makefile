@@ -2,6 +2,9 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
 DEMO ?=
+# Tests run in so many processes, a file in one of them: what a file sets up is set up once.
+WORKERS ?= 2
+PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 .PHONY: demo test test-all test-postgres check lock clean
 
@@ -9,14 +12,14 @@ demo: .venv/.ready
 	$(BIN)/fedfer demo --output demo-out $(DEMO)
 
 test: check
-	$(BIN)/python -m pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
 test-all: check
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 # The tests that run a server, on PostgreSQL instead of SQLite; skipped where there is none.
 test-postgres: .venv/.ready
-	FEDFER_TEST_DATABASE=postgresql $(BIN)/python -m pytest -m "not slow" tests/test_store.py \
+	FEDFER_TEST_DATABASE=postgresql $(PYTEST) -m "not slow" tests/test_store.py \
 	  $$(grep -l "^from server_helpers" tests/test_*.py)
 
 check: .venv/.ready

@@ -87,6 +87,7 @@ ANY = st.one_of(convolutions(), depthwise(), transposed(), poolings(), sequences
 
 @settings(
     max_examples=3,
+    derandomize=True,  # which cases come is no matter of luck: a conversion takes long, so they are few
     phases=[Phase.explicit, Phase.generate],  # smaller cases do not convert faster
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.large_base_example],
 )

@@ -80,7 +80,7 @@ def test_help_lists_every_command() -> None:
     done = fedfer("--help")
     assert (done.returncode, done.stderr) == (0, "")
     for name, parser in subparsers().items():
-        assert f"    {name} " in done.stdout
+        assert f"    {name}" in [line.rstrip()[: len(name) + 4] for line in done.stdout.splitlines()]
         assert parser.description
 
 
