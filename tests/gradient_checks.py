@@ -14,7 +14,7 @@ from fedfer.export.runtime import available_runtimes
 TOLERANCE = 1e-5  # of a gradient's largest element
 # A sum over so many numbers has rounding of its own: a gradient that is zero but for it says nothing.
 NOTHING = 1e-6
-# And a gradient that is so small beside its layer's largest is a difference of larger terms, with their rounding.
+# A gradient that is so small beside its layer's largest is a difference of larger terms, with their rounding.
 SMALL_SHARE = 0.01
 
 
