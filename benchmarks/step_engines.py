@@ -98,8 +98,7 @@ def flex_convert(path: Path) -> None:
         def __init__(self) -> None:
             super().__init__()
             self.network = build_vgg(dropout=0.0)  # Keras hides the seeds of dropout from tf.Module
-            self.optimizer = keras.optimizers.SGD(LEARNING_RATE)
-            self.optimizer.build(self.network.trainable_variables)
+            self.kept = [weight.value for weight in self.network.weights]  # and its weights
             self.loss = keras.losses.SparseCategoricalCrossentropy()
 
         @tf.function(  # type: ignore[untyped-decorator]
@@ -112,7 +111,8 @@ def flex_convert(path: Path) -> None:
             with tf.GradientTape() as tape:
                 loss = self.loss(labels, self.network(images, training=True))
             weights = self.network.trainable_variables
-            self.optimizer.apply(tape.gradient(loss, weights), weights)
+            for weight, gradient in zip(weights, tape.gradient(loss, weights), strict=True):
+                weight.assign(weight - LEARNING_RATE * gradient)
             return {"loss": loss}
 
     with tempfile.TemporaryDirectory() as directory:
