@@ -3,7 +3,7 @@ docs/protocol.md describes."""
 
 import contextlib
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 import anyio
 from fastapi import FastAPI
@@ -33,8 +33,9 @@ from fedfer.aggregator.watching import health_of, sample_of
 ROUTERS = (devices, work, files, uploads, updates, runs, rounds, versions, health)
 
 
-def create_app(config: ServerConfig) -> FastAPI:
-    """The application. It opens its data directory when it starts and closes it when it stops.
+def create_app(config: ServerConfig, clock: Callable[[], float] | None = None) -> FastAPI:
+    """The application. It opens its data directory when it starts and closes it when it stops. `clock`, in
+    seconds since the epoch, times rounds and tokens: the machine's if not given, a simulation gives its own.
 
     Starting raises whatever `running_service` does, kept in `app.state.startup_error`.
     """
@@ -43,7 +44,7 @@ def create_app(config: ServerConfig) -> FastAPI:
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        context = running_service(config, metrics)
+        context = running_service(config, metrics, clock)
         try:
             app.state.service = await run_in_threadpool(context.__enter__)
         except Exception as error:

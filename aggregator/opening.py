@@ -70,9 +70,12 @@ class Opener:
 
 
 @contextmanager
-def running_service(config: ServerConfig, metrics: Metrics | None = None) -> Iterator[Service]:
-    """A service whose rounds are closed. Raises FedferErrors that a person can act on."""
-    clock = steady_clock()
+def running_service(
+    config: ServerConfig, metrics: Metrics | None = None, clock: Clock | None = None
+) -> Iterator[Service]:
+    """A service whose rounds are closed, by the machine's clock or another. Raises FedferErrors that a person
+    can act on."""
+    clock = clock or steady_clock()
     with (
         closing(_open_store(config)) as store,
         closing(Opener(config, store, clock, metrics or Metrics())) as opener,

@@ -168,6 +168,7 @@ class RunReply(BaseModel):
     weights: Sha256 = Field(description="The newest version.")
     best_weights: Sha256 | None = Field(description="By the holdout set; null without one.")
     result_weights: Sha256 = Field(description="The best version if the run stops at its plateau.")
+    phase: Phase = Field(description="Of the newest round.")
     num_updates: int = Field(description="Those that are in the newest round.")
     num_active_devices: int
     num_rejected: int
@@ -275,6 +276,7 @@ def run_reply(run: Run) -> RunReply:
             weights=run.newest_weights,
             best_weights=run.best_weights,
             result_weights=run.result_weights,
+            phase=run.round_.phase,
             num_updates=len(run.round_.updates),
             num_active_devices=run.fleet.num_active(),
             num_rejected=run.rounds.num_rejected(),

@@ -25,8 +25,8 @@ from fedfer.aggregator.retention import RetentionSettings
 from fedfer.aggregator.stopping import StoppingSettings
 from fedfer.aggregator.strategies.base import settings_of
 from fedfer.aggregator.strategies.registry import make_strategy
-from fedfer.aggregator.strict_settings import from_mapping, shown
 from fedfer.model.errors import UsageError
+from fedfer.model.strict_settings import from_mapping, shown
 
 MAX_FILE_BYTES = 1 << 20
 _PARTS: dict[str, type[Any]] = {

@@ -92,6 +92,8 @@ class RunStatus:
     model: str
     contract: str
     round: int
+    phase: str
+    num_updates: int
     num_rounds: int
     weights: str
 
@@ -154,6 +156,8 @@ def parse_run_status(fields: Fields) -> RunStatus:
         model=fields.digest("model"),
         contract=fields.digest("contract"),
         round=fields.integer("round", 0, MAX_ROUND),
+        phase=fields.word("phase"),
+        num_updates=fields.integer("num_updates", 0, MAX_ROUND),
         num_rounds=fields.integer("num_rounds", 0, MAX_ROUND),
         weights=fields.digest("weights"),
     )

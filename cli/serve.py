@@ -10,7 +10,7 @@ import signal
 import socket
 import ssl
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -172,15 +172,20 @@ def run(args: argparse.Namespace) -> int:
 
 
 def serve(
-    config: ServerConfig, listener: socket.socket, ready: str, tls: ssl.SSLContext | None = None
+    config: ServerConfig,
+    listener: socket.socket,
+    ready: str,
+    tls: ssl.SSLContext | None = None,
+    clock: Callable[[], float] | None = None,
 ) -> None:
-    """Serves on the socket until a signal; prints `ready` when it accepts connections. Raises FedferError."""
+    """Serves on the socket until a signal; prints `ready` when it accepts connections. `clock` as for
+    `create_app`. Raises FedferError."""
     import uvicorn
 
     from fedfer.aggregator.app import create_app
     from fedfer.aggregator.http_server import uvicorn_config
 
-    app = create_app(config)
+    app = create_app(config, clock)
 
     class Server(uvicorn.Server):
         """Says when it accepts connections."""

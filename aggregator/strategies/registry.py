@@ -11,8 +11,8 @@ from fedfer.aggregator.strategies.krum import Krum, MultiKrum
 from fedfer.aggregator.strategies.norm_bounded import NormBounded
 from fedfer.aggregator.strategies.server_optimizers import FedAdagrad, FedAdam, FedAvgM, FedYogi
 from fedfer.aggregator.strategies.trimmed_mean import TrimmedMean
-from fedfer.aggregator.strict_settings import from_mapping, shown
 from fedfer.model.errors import UsageError
+from fedfer.model.strict_settings import from_mapping, shown
 
 KINDS = (
     FedAvg,
