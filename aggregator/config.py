@@ -98,6 +98,7 @@ class HoldoutSource:
     skip: int = 0
     take: int | None = None
     seed: int = 0
+    usage: str | None = None
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,9 @@ def load_holdout(wanted: HoldoutSource | None, contract: Contract) -> LabelledIm
         return None
     from fedfer.model.sources import load_images
 
-    images = load_images(wanted.source, skip=wanted.skip, take=wanted.take, seed=wanted.seed)
+    images = load_images(
+        wanted.source, skip=wanted.skip, take=wanted.take, seed=wanted.seed, usage=wanted.usage
+    )
     check_fit(images, contract.image_shape, len(contract.labels))
     return images
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fedfer.android_stub.backoff import RetryPolicy
+from fedfer.cli.data_options import SOURCE_HELP, USAGE_HELP
 from fedfer.cli.key_files import ENROL_VARIABLE, read_key
 from fedfer.model.errors import UsageError
 
@@ -36,11 +37,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--ca-file", type=Path, metavar="FILE", help="certificates (PEM) to trust, instead of the system's")
     add("--count", required=True, type=int, metavar="N", help="number of phones")
-    add("--data", required=True, metavar="SOURCE", help="images: `drawn`, or a FER2013-like .csv or .csv.gz")
+    add("--data", required=True, metavar="SOURCE", help=SOURCE_HELP)
     add("--skip", type=int, default=0, metavar="N", help="images of the source to leave out first")
     add("--take", type=int, metavar="N", help="images to share out, counted after --skip; all, if not given")
     add("--data-seed", type=int, default=0, metavar="N", help="seed of drawn faces")
-    add("--usage", metavar="NAME", help="only rows with this Usage, for CSV files that have that column")
+    add("--usage", metavar="NAME", help=USAGE_HELP)
     add(
         "--partition",
         choices=("contiguous", "iid", "dirichlet"),

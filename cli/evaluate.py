@@ -9,6 +9,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fedfer.cli.data_options import SOURCE_HELP, USAGE_HELP
 from fedfer.cli.table import decimal, format_table, percent
 
 if TYPE_CHECKING:
@@ -26,11 +27,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="CHECKPOINT.safetensors",
         help="weights; those in the file, if not given",
     )
-    add("--data", required=True, metavar="SOURCE", help="images: `drawn`, or a FER2013-like .csv or .csv.gz")
+    add("--data", required=True, metavar="SOURCE", help=SOURCE_HELP)
     add("--skip", type=int, default=0, metavar="N", help="images of the source to leave out first")
     add("--take", type=int, metavar="N", help="images to measure on, counted after --skip; all, if not given")
     add("--data-seed", type=int, default=0, metavar="N", help="seed of drawn faces")
-    add("--usage", metavar="NAME", help="only rows with this Usage, for CSV files that have that column")
+    add("--usage", metavar="NAME", help=USAGE_HELP)
     add(
         "--runtime",
         choices=("auto", "tflite-runtime", "ai-edge-litert"),

@@ -7,6 +7,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fedfer.cli.data_options import SOURCE_HELP, USAGE_HELP
 from fedfer.cli.export import add_model_arguments, model_and_labels, write_whole
 from fedfer.cli.loss_options import add_loss_arguments, loss_settings
 from fedfer.cli.table import decimal, format_table
@@ -34,10 +35,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--precision", choices=("float32", "float16", "int8"), default="int8", help="of the numbers in it")
     add("--output", type=Path, default=Path("inference.tflite"), help="file to write")
-    add("--data", required=True, metavar="SOURCE", help="images: `drawn`, or a FER2013-like .csv or .csv.gz")
+    add("--data", required=True, metavar="SOURCE", help=SOURCE_HELP)
     add("--skip", type=int, default=0, metavar="N", help="images of the source to leave out first")
     add("--take", type=int, metavar="N", help="images to use, counted after --skip; all, if not given")
-    add("--usage", metavar="NAME", help="only rows with this Usage, for CSV files that have that column")
+    add("--usage", metavar="NAME", help=USAGE_HELP)
     add(
         "--calibrate",
         type=int,

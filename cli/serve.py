@@ -24,6 +24,7 @@ from fedfer.aggregator.config import (
     ServerConfig,
 )
 from fedfer.cli import serve_access
+from fedfer.cli.data_options import SOURCE_HELP, USAGE_HELP
 from fedfer.cli.key_files import ADMIN_VARIABLE, ENROL_VARIABLE
 from fedfer.cli.settings import (
     Option,
@@ -107,7 +108,8 @@ def declare(parser: argparse.ArgumentParser) -> tuple[Option, ...]:
     add("--local-epochs", type=int, default=RoundSettings.local_epochs, help="passes over a device's images")
     add("--batch-size", type=int, default=RoundSettings.batch_size, help="images a training step")
     add("--learning-rate", type=float, help="of the devices' steps; the model's own if not given")
-    add("--holdout", metavar="SOURCE", help="images to evaluate on: `drawn`, or a FER2013 .csv or .csv.gz")
+    add("--holdout", metavar="SOURCE", help=SOURCE_HELP)
+    add("--holdout-usage", metavar="NAME", help=USAGE_HELP)
     add("--holdout-skip", type=int, default=HoldoutSource.skip, help="images of the holdout source to skip")
     add("--holdout-take", type=int, help="images of the holdout source to take; all if not given")
     add("--data-seed", type=int, default=HoldoutSource.seed, help="seed of drawn images")
@@ -235,10 +237,12 @@ def _run_settings(args: argparse.Namespace) -> RunSettings:
     """What the options say of the run called `default`. Raises UsageError."""
     holdout = None
     if args.holdout is None:
-        if args.holdout_take is not None or args.holdout_skip != HoldoutSource.skip:
-            raise UsageError("--holdout-take and --holdout-skip are of no use without --holdout SOURCE")
+        if (args.holdout_take, args.holdout_usage, args.holdout_skip) != (None, None, HoldoutSource.skip):
+            raise UsageError("--holdout-take, -skip and -usage are of no use without --holdout SOURCE")
     else:
-        holdout = HoldoutSource(args.holdout, args.holdout_skip, args.holdout_take, args.data_seed)
+        holdout = HoldoutSource(
+            args.holdout, args.holdout_skip, args.holdout_take, args.data_seed, args.holdout_usage
+        )
     return RunSettings(
         rounds=RoundSettings(
             num_clients=args.clients,

@@ -16,6 +16,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fedfer.cli.data_options import SOURCE_HELP, USAGE_HELP
 from fedfer.cli.export import add_model_arguments, model_and_labels, write_whole
 from fedfer.cli.loss_options import add_loss_arguments, loss_settings
 from fedfer.export.optimizer_settings import OPTIMIZERS
@@ -63,15 +64,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def add_data_arguments(parser: argparse.ArgumentParser) -> None:
     """What is trained on, what is measured on, and how images are changed."""
     add = parser.add_argument
-    add("--data", required=True, metavar="SOURCE", help="images: `drawn`, or a FER2013-like .csv or .csv.gz")
+    add("--data", required=True, metavar="SOURCE", help=SOURCE_HELP)
     add("--skip", type=int, default=0, metavar="N", help="images of the source to leave out first")
     add("--take", type=int, metavar="N", help="images to use, counted after --skip; all, if not given")
-    add("--usage", metavar="NAME", help="only rows with this Usage, for CSV files that have that column")
+    add("--usage", metavar="NAME", help=USAGE_HELP)
     add(
         "--validation-data",
         metavar="SOURCE",
         help="images to measure each epoch on; if not given, a share of --data is kept apart",
     )
+    add("--validation-usage", metavar="NAME", help="as --usage, of --validation-data")
     add("--validation-share", type=float, default=0.1, metavar="SHARE", help="how much of --data that is")
     add("--no-flip", action="store_true", help="do not mirror half of the images")
     add(
@@ -135,7 +137,7 @@ def load_data(args: argparse.Namespace) -> "tuple[LabelledImages, LabelledImages
     data = load_images(args.data, skip=args.skip, take=args.take, usage=args.usage, seed=args.seed)
     if args.validation_data is None:
         return split_off(data, args.validation_share, args.seed)
-    return data, load_images(args.validation_data, seed=args.seed)
+    return data, load_images(args.validation_data, usage=args.validation_usage, seed=args.seed)
 
 
 def set_up(

@@ -1,6 +1,7 @@
 """Labelled images: the one shape in which images travel inside fedfer.
 
-uint8 (n, 48, 48, 1) grey images and uint8 (n,) labels; they become float32 in 0..1 only a batch at a time.
+uint8 (n, H, W, 1) grey images (faces of 48x48, digits of 28x28) and uint8 (n,) labels; they become float32 in
+0..1 only a batch at a time.
 """
 
 from dataclasses import dataclass

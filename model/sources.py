@@ -1,4 +1,4 @@
-"""Labelled images by the name of their source: faces drawn on the spot, or a FER2013-like CSV."""
+"""Labelled images by the name of their source: faces drawn on the spot, a FER2013-like CSV, or MNIST."""
 
 from pathlib import Path
 
@@ -6,21 +6,26 @@ from fedfer.model.data import LabelledImages
 from fedfer.model.errors import UsageError
 from fedfer.model.faces import draw_faces
 from fedfer.model.fer2013 import read_fer2013
+from fedfer.model.idx import read_mnist
 
 DRAWN = "drawn"
+MNIST = "mnist:"  # and the folder that holds the four idx files
 MAX_DRAWN = 1_000_000
 
 
 def load_images(
     source: str, *, skip: int = 0, take: int | None = None, seed: int = 0, usage: str | None = None
 ) -> LabelledImages:
-    """`take` images from place `skip` on of `drawn` (a series that `seed` fixes) or of a CSV file.
+    """`take` images from place `skip` on of a source: `drawn` (a series that `seed` fixes), a CSV, `mnist:DIR`.
 
     Equal settings give equal images; ranges that do not overlap share none. `usage` keeps a CSV's rows
-    with this Usage. Raises UsageError for settings that do not fit, DataError for files that cannot be read.
+    with this Usage, and is `train` (if not given) or `test` for MNIST.
+    Raises UsageError for settings that do not fit, DataError for files that cannot be read.
     """
     if skip < 0 or (take is not None and take < 1):
         raise UsageError(f"expected skip >= 0 and take >= 1; received skip {skip}, take {take}")
+    if source.startswith(MNIST):
+        return read_mnist(Path(source.removeprefix(MNIST)), usage=usage, skip=skip, take=take)
     if source != DRAWN:
         return read_fer2013(Path(source), usage=usage, skip=skip, take=take)
     if usage is not None:
