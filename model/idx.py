@@ -5,7 +5,7 @@
     t10k-images-idx3-ubyte, t10k-labels-idx1-ubyte     the same of the test set
 
 LeCun, Bottou, Bengio and Haffner 1998, "Gradient-based learning applied to document recognition".
-Fashion-MNIST and KMNIST come in the same files. Some mirrors write `train-images.idx3-ubyte`; that is read too.
+Fashion-MNIST and KMNIST come in the same files. Some mirrors write `train-images.idx3-ubyte`; read too.
 """
 
 import gzip

@@ -16,7 +16,7 @@ MAX_DRAWN = 1_000_000
 def load_images(
     source: str, *, skip: int = 0, take: int | None = None, seed: int = 0, usage: str | None = None
 ) -> LabelledImages:
-    """`take` images from place `skip` on of a source: `drawn` (a series that `seed` fixes), a CSV, `mnist:DIR`.
+    """`take` images from place `skip` on of `drawn` (a series that `seed` fixes), of a CSV or `mnist:DIR`.
 
     Equal settings give equal images; ranges that do not overlap share none. `usage` keeps a CSV's rows
     with this Usage, and is `train` (if not given) or `test` for MNIST.
