@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fedfer.cli.demo_plan import DRAWN, MIN_PROCESSES, DemoPlan
+from fedfer.cli.partition_options import add_partition_arguments
 from fedfer.model.errors import UsageError
 from fedfer.model.settings import DROPOUT
 
@@ -40,13 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--batch-size", type=int, default=5, metavar="N", help="images in a training step")
     add("--learning-rate", type=float, default=0.02, metavar="RATE", help="of SGD on the phones")
     add("--dropout", type=float, default=DROPOUT, help="share of activations dropped in training, 0 to <1")
-    add(
-        "--partition",
-        choices=("contiguous", "iid", "dirichlet"),
-        default="contiguous",
-        help="how images are shared out: runs, at random, or with label mixes drawn from Dirichlet(alpha)",
-    )
-    add("--alpha", type=float, default=0.5, help="evenness of label mixes, for dirichlet: small is skewed")
+    add_partition_arguments(parser, ("contiguous", "iid", "dirichlet", "shards"))
     add(
         "--holdout-data",
         metavar="SOURCE",

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fedfer.model.errors import UsageError
+from fedfer.model.partition_settings import PartitionSettings
 from fedfer.model.settings import DROPOUT
 
 POOL_FACTOR = 5  # images to draw skewed label mixes from, as a multiple of those that the phones will hold
@@ -35,11 +36,11 @@ class DemoPlan:
     seed: int
     runtime: str
     dropout: float = DROPOUT
+    shards_per_device: int = PartitionSettings.shards_per_device
 
     def __post_init__(self) -> None:
         """Raises UsageError for numbers that would only fail later, in a child."""
         from fedfer.aggregator.config import RoundSettings
-        from fedfer.model.partition import check_alpha
 
         counts = ("devices", "examples_per_device", "rounds", "local_epochs", "batch_size", "holdout_take")
         for name in (*counts, "num_processes"):
@@ -52,7 +53,12 @@ class DemoPlan:
             batch_size=self.batch_size,
             learning_rate=self.learning_rate,
         )
-        check_alpha(self.alpha)
+        PartitionSettings(
+            scheme=self.partition,
+            alpha=self.alpha,
+            shards_per_device=self.shards_per_device,
+            examples_per_device=self.examples_per_device,
+        )
         if not 0 <= self.dropout < 1:
             raise UsageError(f"expected --dropout of at least 0 and below 1; received {self.dropout}")
 
@@ -113,6 +119,7 @@ class DemoPlan:
             *_options(data=self.data, take=self.pool_size, data_seed=self.seed),
             *_options(partition=self.partition, alpha=self.alpha, seed=self.seed, runtime=self.runtime),
             *_options(examples_per_device=self.examples_per_device),
+            *_options(shards_per_device=self.shards_per_device),
         ]
 
     def title(self) -> str:

@@ -15,12 +15,14 @@ from typing import TYPE_CHECKING
 from fedfer.android_stub.backoff import RetryPolicy
 from fedfer.cli.data_options import SOURCE_HELP, USAGE_HELP
 from fedfer.cli.key_files import ENROL_VARIABLE, read_key
+from fedfer.cli.partition_options import add_partition_arguments, partition_settings
 from fedfer.model.errors import UsageError
 
 if TYPE_CHECKING:
     from fedfer.android_stub.events import Event
     from fedfer.android_stub.summary import FleetSummary
     from fedfer.model.data import LabelledImages
+    from fedfer.model.dirichlet import Parts
 
 HELP = "run emulated phones against an aggregator"
 
@@ -36,19 +38,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"key to enrol with, as the aggregator was given it; {ENROL_VARIABLE} if not given",
     )
     add("--ca-file", type=Path, metavar="FILE", help="certificates (PEM) to trust, instead of the system's")
-    add("--count", required=True, type=int, metavar="N", help="number of phones")
+    add(
+        "--count",
+        type=int,
+        metavar="N",
+        help="number of phones; if not given, one for each value of --column",
+    )
     add("--data", required=True, metavar="SOURCE", help=SOURCE_HELP)
     add("--skip", type=int, default=0, metavar="N", help="images of the source to leave out first")
     add("--take", type=int, metavar="N", help="images to share out, counted after --skip; all, if not given")
     add("--data-seed", type=int, default=0, metavar="N", help="seed of drawn faces")
     add("--usage", metavar="NAME", help=USAGE_HELP)
-    add(
-        "--partition",
-        choices=("contiguous", "iid", "dirichlet"),
-        default="contiguous",
-        help="how images are shared out: runs, at random, or with label mixes drawn from Dirichlet(alpha)",
-    )
-    add("--alpha", type=float, default=0.5, help="evenness of label mixes, for dirichlet: small is skewed")
+    add_partition_arguments(parser)
     add("--examples-per-device", type=int, metavar="N", help="images per phone; all shared out, if not given")
     add("--processes", type=int, default=2, metavar="N", help="processes that carry the phones")
     add("--seed", type=int, default=0, metavar="N", help="seed of partition, image order and dropout")
@@ -103,27 +104,31 @@ def _warn(text: str) -> None:
 
 def load_holdings(args: argparse.Namespace) -> "list[LabelledImages]":
     """The images of each phone. Raises UsageError, DataError."""
-    from fedfer.model.partition import partition
+    images, parts = load_parts(args)
+    return [images.take(part) for part in parts]
+
+
+def load_parts(args: argparse.Namespace) -> "tuple[LabelledImages, Parts]":
+    """All images, and which of them each phone holds. Raises UsageError, DataError."""
+    from fedfer.model.partition import num_owners, partition
     from fedfer.model.sources import DRAWN, load_images
 
-    if args.count < 1 or (args.examples_per_device is not None and args.examples_per_device < 1):
-        raise UsageError(
-            "expected --count and --examples-per-device of at least 1; "
-            f"received {args.count} and {args.examples_per_device}"
-        )
+    settings = partition_settings(args)
+    if (args.count or 0) < 1 and (args.count is not None or settings.column is None):
+        raise UsageError(f"expected a --count of at least 1; received {args.count}")
     take = args.take
     if take is None and args.data == DRAWN and args.examples_per_device and args.partition != "dirichlet":
         take = args.count * args.examples_per_device  # faces have no end; draw those that are needed
-    images = load_images(args.data, skip=args.skip, take=take, seed=args.data_seed, usage=args.usage)
-    parts = partition(
-        images.labels,
-        args.count,
-        scheme=args.partition,
-        alpha=args.alpha,
-        examples_per_device=args.examples_per_device,
-        seed=args.seed,
+    images = load_images(
+        args.data,
+        skip=args.skip,
+        take=take,
+        seed=args.data_seed,
+        usage=args.usage,
+        owner_column=settings.column,
     )
-    return [images.take(part) for part in parts]
+    count = num_owners(images.owners) if args.count is None and images.owners is not None else args.count
+    return images, partition(images.labels, count, settings, owners=images.owners, seed=args.seed)
 
 
 class Narrator:

@@ -16,17 +16,19 @@ PIXEL_DIVISOR = 255.0
 
 @dataclass(frozen=True)
 class LabelledImages:
-    """images uint8 (n, H, W, C), labels uint8 (n,)."""
+    """images uint8 (n, H, W, C), labels uint8 (n,); owners str (n,), whose each is, if the source says so."""
 
     images: NDArray[np.uint8]
     labels: NDArray[np.uint8]
+    owners: NDArray[np.str_] | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def take(self, indices: NDArray[np.intp] | slice) -> "LabelledImages":
         """The examples at these places, in this order."""
-        return LabelledImages(self.images[indices], self.labels[indices])
+        owners = None if self.owners is None else self.owners[indices]
+        return LabelledImages(self.images[indices], self.labels[indices], owners)
 
 
 def to_float(images: NDArray[np.uint8], divisor: float = PIXEL_DIVISOR) -> NDArray[np.float32]:

@@ -1,128 +1,118 @@
 """Who holds which image: labels [n] -> for each device the indices of its images.
 
-Contiguous runs, an even random split (IID), or a skewed one: label mixes drawn from Dirichlet(alpha), after
-Hsu, Qi and Brown 2019, "Measuring the Effects of Non-Identical Data Distribution" (arXiv 1909.06335).
+    contiguous   device k holds the k-th run
+    iid          runs of a permutation
+    dirichlet    label mixes drawn from Dirichlet(alpha): `fedfer.model.dirichlet`
+    shards       sorted by label, cut into shards, `shards_per_device` at random for each device: McMahan et
+                 al. 2017, section 3 (arXiv 1602.05629), whose "pathological non-IID" MNIST is 2 of 200 shards
+    power        random images; the device of rank r = 1, 2, ... holds a share of them proportional to
+                 r^-exponent (Zipf's law), and at least one
+    column       what has one value in a column of the CSV belongs to one device: one user, one device
+
 Parts are disjoint and none is empty. The same seed gives the same parts.
 """
 
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fedfer.model.dirichlet import Parts, dirichlet_draw, dirichlet_split
 from fedfer.model.errors import UsageError
-
-Scheme = Literal["contiguous", "iid", "dirichlet"]
-SCHEMES: tuple[str, ...] = get_args(Scheme)
-ALPHA = 0.5
-MIN_ALPHA, MAX_ALPHA = 1e-3, 1e6  # beyond them the gamma draws under- or overflow, and nothing changes
-Parts = list[NDArray[np.intp]]
+from fedfer.model.partition_settings import PartitionSettings
 
 
 def partition(
     labels: NDArray[np.integer[Any]],
     num_devices: int,
+    settings: PartitionSettings,
     *,
-    scheme: str,
-    alpha: float = ALPHA,
-    examples_per_device: int | None = None,
+    owners: NDArray[np.str_] | None = None,
     seed: int = 0,
 ) -> Parts:
     """Indices into `labels` for each of `num_devices` devices.
 
-    `contiguous`: device k holds the k-th run. `iid`: runs of a permutation. `dirichlet`: each device draws
-    its own label mix from a Dirichlet distribution; the smaller `alpha`, the fewer labels on a device.
-    With `examples_per_device` every device gets exactly so many; without, all images are given out.
-    Raises UsageError for what cannot be.
+    `owners` (n,), for the scheme column, is whose each image is. Raises UsageError for what cannot be.
     """
-    _check(len(labels), num_devices, scheme, alpha, examples_per_device, seed)
+    _check(len(labels), num_devices, settings, seed)
     rng = np.random.default_rng(seed)
-    if scheme == "dirichlet":
-        if examples_per_device is None:
-            return _dirichlet_split(labels, num_devices, alpha, rng)
-        return _dirichlet_draw(labels, num_devices, alpha, examples_per_device, rng)
-    order = np.arange(len(labels)) if scheme == "contiguous" else rng.permutation(len(labels))
-    if examples_per_device is not None:
-        order = order[: num_devices * examples_per_device]
+    per_device = settings.examples_per_device
+    match settings.scheme:
+        case "dirichlet":
+            if per_device is None:
+                return dirichlet_split(labels, num_devices, settings.alpha, rng)
+            return dirichlet_draw(labels, num_devices, settings.alpha, per_device, rng)
+        case "power":
+            return _cut(
+                rng.permutation(len(labels)), power_sizes(len(labels), num_devices, settings.exponent)
+            )
+        case "column":
+            return _by_owner(owners, num_devices, rng)
+    order = np.arange(len(labels)) if settings.scheme == "contiguous" else rng.permutation(len(labels))
+    if per_device is not None:
+        order = order[: num_devices * per_device]
+    if settings.scheme == "shards":
+        return _shards(labels, np.sort(order), num_devices, settings.shards_per_device, rng)
     return list(np.array_split(order, num_devices))
 
 
-def _dirichlet_split(
-    labels: NDArray[np.integer[Any]], num_devices: int, alpha: float, rng: np.random.Generator
-) -> Parts:
-    """Everything given out: each label's images are shared among the devices by a Dirichlet draw."""
-    owners = np.empty(len(labels), np.intp)
-    for label in np.unique(labels):
-        members = rng.permutation(np.flatnonzero(labels == label))
-        shares = rng.dirichlet(np.full(num_devices, alpha))
-        cuts = np.round(np.cumsum(shares)[:-1] * len(members)).astype(np.intp)
-        for device, part in enumerate(np.split(members, cuts)):
-            owners[part] = device
-    _fill_empty(owners, num_devices, rng)
-    return [np.flatnonzero(owners == device) for device in range(num_devices)]
+def power_sizes(num_images: int, num_devices: int, exponent: float) -> NDArray[np.intp]:
+    """How many images the devices of rank 1, 2, ... hold: int (num_devices,), falling, `num_images` in all.
+
+    Each gets one, and of the rest a share proportional to rank^-exponent, rounded by largest remainders.
+    """
+    weights = np.arange(1, num_devices + 1, dtype=np.float64) ** -exponent
+    exact = (num_images - num_devices) * weights / weights.sum()
+    sizes = 1 + np.floor(exact).astype(np.intp)
+    short = num_images - int(sizes.sum())
+    sizes[np.argsort(np.floor(exact) - exact, kind="stable")[:short]] += 1
+    return np.sort(sizes)[::-1]
 
 
-def _fill_empty(owners: NDArray[np.intp], num_devices: int, rng: np.random.Generator) -> None:
-    """Gives each device without images one of the device that has most: a device must train on something."""
-    for device in range(num_devices):
-        counts = np.bincount(owners, minlength=num_devices)
-        if counts[device] == 0:
-            owners[rng.choice(np.flatnonzero(owners == counts.argmax()))] = device
+def num_owners(owners: NDArray[np.str_]) -> int:
+    """How many devices the partition `column` makes at most."""
+    return len(np.unique(owners))
 
 
-def _dirichlet_draw(
+def _shards(
     labels: NDArray[np.integer[Any]],
+    order: NDArray[np.intp],
     num_devices: int,
-    alpha: float,
     per_device: int,
     rng: np.random.Generator,
 ) -> Parts:
-    """Exactly `per_device` images each, drawn without replacement by the device's own label mix.
-
-    Mixes vary around the data's own, q ~ Dir(alpha K p) with p the shares of the K labels, as in Hsu et al.:
-    with a symmetric Dirichlet the fleet would hold as much of the rarest label as of the commonest (431 of
-    FER2013's 436 images of disgust on 20 devices). Labels of equal shares make it symmetric. A label that has
-    run out leaves the mixes of all devices that draw after that.
-    """
-    stock = [list(rng.permutation(np.flatnonzero(labels == label))) for label in np.unique(labels)]
-    shares = np.array([len(indices) for indices in stock]) / len(labels)
-    parts = []
-    for _ in range(num_devices):
-        mix = np.nan_to_num(rng.dirichlet(alpha * len(stock) * shares))
-        taken = [_draw_one(stock, mix, rng) for _ in range(per_device)]
-        parts.append(np.sort(np.array(taken, np.intp)))
-    return parts
+    """Shards differ by at most one image in length; images of one label stay in the order of the source."""
+    by_label = order[np.argsort(labels[order], kind="stable")]
+    shards = np.array_split(by_label, num_devices * per_device)
+    dealt = rng.permutation(len(shards)).reshape(num_devices, per_device)
+    return [np.concatenate([shards[shard] for shard in np.sort(hand)]) for hand in dealt]
 
 
-def _draw_one(stock: list[list[np.intp]], mix: NDArray[np.float64], rng: np.random.Generator) -> np.intp:
-    left = np.array([len(indices) for indices in stock], np.float64)
-    chances = mix * (left > 0)
-    if chances.sum() <= 0:  # every label of this device's mix has run out
-        chances = left
-    return stock[rng.choice(len(stock), p=chances / chances.sum())].pop()
+def _by_owner(owners: NDArray[np.str_] | None, num_devices: int, rng: np.random.Generator) -> Parts:
+    """Devices in the order in which the source first names their owners; of more owners, a random choice."""
+    if owners is None:
+        raise UsageError("the partition column needs a CSV with that column; these images have none")
+    _, first, codes = np.unique(owners, return_index=True, return_inverse=True)
+    if len(first) < num_devices:
+        raise UsageError(f"{num_devices} devices need as many values in the column; it has {len(first)}")
+    chosen = rng.choice(len(first), num_devices, replace=False)
+    by_code = np.split(np.argsort(codes, kind="stable"), np.cumsum(np.bincount(codes))[:-1])
+    return [by_code[code] for code in chosen[np.argsort(first[chosen])]]
 
 
-def check_alpha(alpha: float) -> None:
-    """Raises UsageError for an alpha that no label mix can be drawn with."""
-    if not MIN_ALPHA <= alpha <= MAX_ALPHA:
-        raise UsageError(f"expected an alpha of {MIN_ALPHA:g} to {MAX_ALPHA:g}; received {alpha}")
+def _cut(order: NDArray[np.intp], sizes: NDArray[np.intp]) -> Parts:
+    return list(np.split(order, np.cumsum(sizes)[:-1]))
 
 
-def _check(
-    num_images: int, num_devices: int, scheme: str, alpha: float, per_device: int | None, seed: int
-) -> None:
-    if scheme not in SCHEMES:
-        raise UsageError(f"expected a partition of {', '.join(SCHEMES)}; received {scheme!r}")
-    if num_devices < 1 or (per_device is not None and per_device < 1):
-        raise UsageError(
-            f"expected one or more devices and examples per device; received {num_devices} and {per_device}"
-        )
+def _check(num_images: int, num_devices: int, settings: PartitionSettings, seed: int) -> None:
+    if num_devices < 1:
+        raise UsageError(f"expected one or more devices; received {num_devices}")
     if seed < 0:
         raise UsageError(f"expected a seed of at least 0; received {seed}")
-    check_alpha(alpha)
-    needed = num_devices * (per_device or 1)
-    if num_images < needed:
+    least = settings.least_examples
+    if num_images < num_devices * least:
+        each = least if settings.examples_per_device else f"at least {least}"
         raise UsageError(
-            f"{num_devices} devices need {needed} images ({per_device or 'at least 1'} each); "
+            f"{num_devices} devices need {num_devices * least} images ({each} each); "
             f"received {num_images}: take more images, or fewer devices"
         )

@@ -14,20 +14,29 @@ MAX_DRAWN = 1_000_000
 
 
 def load_images(
-    source: str, *, skip: int = 0, take: int | None = None, seed: int = 0, usage: str | None = None
+    source: str,
+    *,
+    skip: int = 0,
+    take: int | None = None,
+    seed: int = 0,
+    usage: str | None = None,
+    owner_column: str | None = None,
 ) -> LabelledImages:
     """`take` images from place `skip` on of `drawn` (a series that `seed` fixes), of a CSV or `mnist:DIR`.
 
     Equal settings give equal images; ranges that do not overlap share none. `usage` keeps a CSV's rows
-    with this Usage, and is `train` (if not given) or `test` for MNIST.
+    with this Usage, and is `train` (if not given) or `test` for MNIST;
+    `owner_column` names the CSV's column that says whose each image is.
     Raises UsageError for settings that do not fit, DataError for files that cannot be read.
     """
     if skip < 0 or (take is not None and take < 1):
         raise UsageError(f"expected skip >= 0 and take >= 1; received skip {skip}, take {take}")
+    if owner_column is not None and (source == DRAWN or source.startswith(MNIST)):
+        raise UsageError(f"{source} has no columns; received {owner_column}: take a CSV that has this column")
     if source.startswith(MNIST):
         return read_mnist(Path(source.removeprefix(MNIST)), usage=usage, skip=skip, take=take)
     if source != DRAWN:
-        return read_fer2013(Path(source), usage=usage, skip=skip, take=take)
+        return read_fer2013(Path(source), usage=usage, skip=skip, take=take, owner_column=owner_column)
     if usage is not None:
         raise UsageError(f"drawn faces have no Usage; received {usage}: leave it out")
     if take is None or take > MAX_DRAWN:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from mnist_files import write_mnist
 from server_helpers import Server, serving, start, wait_for
 
 from fedfer.cli.devices import add_arguments, load_holdings
@@ -207,9 +208,31 @@ def test_skewed_phones_draw_from_more_images_than_they_hold() -> None:
         load_holdings(parse(*dirichlet, "--examples-per-device", "10"))
 
 
-@pytest.mark.parametrize("odd", [("--count", "0"), ("--count", "2", "--examples-per-device", "0")])
+def test_one_user_one_phone(tmp_path: Path) -> None:
+    """Without --count as many phones as users; with it so many of them."""
+    path, black = tmp_path / "faces.csv", " ".join(["0"] * 2304)
+    rows = [f"{i},{black},{user}\n" for i, user in enumerate(("ben", "ann", "ben", "cleo"))]
+    path.write_text("".join(["emotion,pixels,User\n", *rows]))
+    users = ("--data", str(path), "--partition", "column", "--column", "user")
+    assert [held.labels.tolist() for held in load_holdings(parse(*users))] == [[0, 2], [1], [3]]
+    assert len(load_holdings(parse(*users, "--count", "2"))) == 2
+    with pytest.raises(UsageError, match="4 devices need as many values in the column; it has 3"):
+        load_holdings(parse(*users, "--count", "4"))
+    with pytest.raises(UsageError, match="drawn has no columns; received user"):
+        load_holdings(parse(*users, "--data", "drawn", "--take", "5"))
+
+
+def test_shards_and_power_of_mnist(tmp_path: Path) -> None:
+    source = f"mnist:{write_mnist(tmp_path)}"
+    shards = ("--count", "5", "--partition", "shards", "--shards-per-device", "2")
+    assert [len(held) for held in load_holdings(parse("--data", source, *shards))] == [4] * 5
+    power = ("--count", "3", "--partition", "power", "--exponent", "2", "--usage", "test")
+    assert [len(held) for held in load_holdings(parse("--data", source, *power))] == [6, 2, 2]
+
+
+@pytest.mark.parametrize("odd", [(), ("--count", "0")])
 def test_fleets_of_nothing_are_refused(odd: tuple[str, ...]) -> None:
-    with pytest.raises(UsageError, match="expected --count and --examples-per-device of at least 1"):
+    with pytest.raises(UsageError, match="expected a --count of at least 1"):
         load_holdings(parse("--data", "drawn", *odd))
 
 

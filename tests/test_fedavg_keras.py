@@ -19,6 +19,7 @@ from fedfer.export.checkpoint import load_checkpoint
 from fedfer.export.contract import read_contract
 from fedfer.export.isolation import call_isolated
 from fedfer.model.partition import partition
+from fedfer.model.partition_settings import PartitionSettings
 from fedfer.model.sources import load_images
 
 SEED = 3
@@ -47,7 +48,7 @@ def test_a_round_equals_keras(
     result = load_checkpoint(version, read_contract(exported))
 
     images = load_images("drawn", take=num_images)
-    shares = [images.take(share) for share in partition(images.labels, 3, scheme="contiguous")]
+    shares = [images.take(share) for share in partition(images.labels, 3, PartitionSettings())]
     by_hand = call_isolated(train_in_keras, model, shares, learning_rate, batch_size, SEED)
     mean = {name: np.mean([weights[name] for weights in by_hand], axis=0) for name in by_hand[0]}
     difference = vector_difference(result, mean)

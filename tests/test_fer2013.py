@@ -145,6 +145,34 @@ def test_damaged_and_missing_files(tmp_path: Path) -> None:
         read_fer2013(tmp_path)
 
 
+def test_a_column_says_whose_an_image_is(tmp_path: Path) -> None:
+    rows = [("3", "ann"), ("6", '"ben  "'), ("0", "ärztin")]
+    text = "emotion, pixels, Subject\n" + "".join(f"{label},{pixels(0)},{who}\n" for label, who in rows)
+    data = read_fer2013(written(tmp_path, text), owner_column="subject", skip=1)
+    assert data.owners is not None
+    assert data.owners.tolist() == ["ben", "ärztin"]
+    assert data.take(np.array([1])).owners == ["ärztin"]
+    assert read_fer2013(written(tmp_path, text)).owners is None
+    with pytest.raises(
+        DataError, match=r":1: expected one column user; found \['emotion', 'pixels', 'subject"
+    ):
+        read_fer2013(written(tmp_path, text), owner_column="user")
+
+
+@pytest.mark.parametrize(
+    ("who", "words"),
+    [
+        (b"", ":2: expected 1..64 bytes in user; found 0"),
+        (b"x" * 65, ":2: expected 1..64 bytes in user; found 65"),
+        (b"\xff\xfe", ":2: expected UTF-8 in user; found"),
+    ],
+)
+def test_hostile_owners(tmp_path: Path, who: bytes, words: str) -> None:
+    content = b"emotion,pixels,user\n3," + pixels(0).encode() + b"," + who + b"\n"
+    with pytest.raises(DataError, match=words):
+        read_fer2013(written(tmp_path, content), owner_column="user")
+
+
 def test_usage_needs_its_column(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=":1: expected a column Usage to choose Training by"):
         read_fer2013(written(tmp_path, TRAIN), usage="Training")
