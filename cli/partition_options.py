@@ -27,13 +27,19 @@ def add_partition_arguments(parser: argparse.ArgumentParser, schemes: tuple[str,
     add("--alpha", type=float, default=PartitionSettings.alpha, help="evenness of dirichlet: small is skewed")
     if "shards" in schemes:
         default = PartitionSettings.shards_per_device
-        add("--shards-per-device", type=int, default=default, metavar="N", help="shards that each phone gets")
+        add(
+            "--shards-per-device",
+            type=int,
+            default=default,
+            metavar="N",
+            help="number of shards that each phone gets",
+        )
     if "power" in schemes:
         add(
             "--exponent",
             type=float,
             default=PartitionSettings.exponent,
-            help="of power: 0 is even, 1 Zipf's law",
+            help="number that shapes power: 0 is even, 1 Zipf's law",
         )
     if "column" in schemes:
         add("--column", metavar="NAME", help="column that says whose an image is: one value, one phone")
