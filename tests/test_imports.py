@@ -4,6 +4,7 @@ import ast
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -87,6 +88,7 @@ def at_module_level(path: Path) -> set[str]:
     return imports_in(walk(ast.parse(path.read_text())))
 
 
+@cache
 def tensorflow_modules() -> set[str]:
     """Our modules that load TensorFlow when imported, directly or through others of ours."""
     imported = {name_of(path): at_module_level(path) for part in PARTS for path in modules_of(part)}
