@@ -17,7 +17,8 @@ from fedfer.export.runtime import Model
 @dataclass(frozen=True)
 class Observed:
     """What the runtime computed: predictions before, loss and weights after one `train`, and whether
-    `save` -> `restore` (of noise) -> `restore` -> `save` gave the same bits."""
+    `save` -> `restore` (of noise) -> `restore` -> `save` gave the same bits; `repeats_exactly` and
+    `resumes_exactly`: whether `train` from the start did so, and from what `save_state` gave in between."""
 
     runtime: str
     initial: Weights
@@ -27,6 +28,7 @@ class Observed:
     small_batch_loss: float
     round_trip_exact: bool
     repeats_exactly: bool
+    resumes_exactly: bool
 
 
 def run_in_runtime(
@@ -49,6 +51,11 @@ def run_in_runtime(
     model.restore(initial)
     back = model.save()
     model.train(images, labels, **step)
+    again, state = model.save(), model.save_state()
+    model.train(images, labels, **step)
+    two_steps = model.save()
+    model.restore_state(initial, state)
+    model.train(images, labels, **step)
     return Observed(
         runtime=f"{model.runtime} {model.runtime_version}",
         initial=initial,
@@ -57,7 +64,8 @@ def run_in_runtime(
         trained=trained,
         small_batch_loss=small_batch_loss,
         round_trip_exact=same_bits(initial, back),
-        repeats_exactly=same_bits(trained, model.save()),
+        repeats_exactly=same_bits(trained, again),
+        resumes_exactly=same_bits(two_steps, model.save()),
     )
 
 

@@ -14,6 +14,15 @@ Signatures (f32 = float32, i32 = int32, B = any batch size >= 1):
     save     request i32[1] (ignored; runtimes refuse a call without inputs) -> every weight by its name
     restore  every weight by its name -> restored i32[1], the number of tensors taken; it also sets the
              optimizer back (moments and steps to 0, FedProx's anchor to these weights)
+
+Where training remembers more than the weights (momentum, Adam, FedProx), two more, by which a device that is
+killed in the middle of a task goes on from its last finished step:
+
+    save_state     request i32[1] (ignored) -> every weight by its name, and `optimizer_state`
+    restore_state  the same -> restored i32[1], the number of tensors taken; `restore` of the weights that the
+                   task started from comes before it, and sets FedProx's anchor
+
+Of a plain SGD file `save` and `restore` do. Exports made before there were these signatures lack them.
 """
 
 import hashlib
@@ -34,6 +43,7 @@ from fedfer.model.errors import ModelFileError, UsageError
 METADATA_NAME = "fedfer.contract"
 FORMAT = "fedfer.contract/2"
 SIGNATURES = ("train", "infer", "save", "restore")
+STATE_SIGNATURES = ("save_state", "restore_state")
 SGD, CROSS_ENTROPY = OptimizerSettings(), LossSettings()
 MAX_MODEL_BYTES = 512 * 2**20
 MAX_CONTRACT_BYTES = 4 * 2**20
@@ -111,6 +121,26 @@ class Contract:
         """Names of `train`'s inputs."""
         proximal = ("proximal_mu",) if self.training.proximal else ()
         return ("images", self.target.name, "learning_rate", "seed", *proximal)
+
+    @property
+    def optimizer_state(self) -> dict[str, tuple[int, ...]]:
+        """Names and shapes of what steps change beside the weights: `slot0:NAME`, `slot1:NAME` of every
+        trained weight, `num_steps:`. Empty for plain SGD."""
+        optimizer = self.training.optimizer
+        trained = [weight for weight in self.weights if weight.role == "trainable"]
+        slots = {f"slot{i}:{w.name}": w.shape for i in range(optimizer.num_slots) for w in trained}
+        return {**slots, "num_steps:": (1,)} if optimizer.counts_steps else slots
+
+    @property
+    def state_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Names and shapes of all that a step changes: the weights, and `optimizer_state`."""
+        return {weight.name: weight.shape for weight in self.weights} | self.optimizer_state
+
+    @property
+    def signatures(self) -> tuple[str, ...]:
+        """Names of the file's signatures, as it is exported now."""
+        more = bool(self.optimizer_state) or self.training.proximal
+        return SIGNATURES + STATE_SIGNATURES * more
 
     @property
     def infer_output(self) -> str:

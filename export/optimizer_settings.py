@@ -35,6 +35,17 @@ class OptimizerSettings:
         """What is suggested where nobody says otherwise."""
         return 0.02 if self.name == "sgd" else 0.001
 
+    @property
+    def num_slots(self) -> int:
+        """Tensors that the optimizer remembers from step to step, for each trained weight: the velocity of
+        momentum, or Adam's two moments."""
+        return 2 if self.counts_steps else int(self.momentum > 0)
+
+    @property
+    def counts_steps(self) -> bool:
+        """Whether it remembers how many steps it has taken (Adam's bias correction)."""
+        return self.name != "sgd"
+
     def __str__(self) -> str:
         """For people: "sgd, momentum 0.9 (Nesterov), gradients clipped to norm 1"."""
         parts: list[str] = [self.name]

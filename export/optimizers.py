@@ -2,10 +2,10 @@
 
 An optimizer's slots (momentum, Adam's moments, the number of steps, FedProx's anchor) are variables of the
 `.tflite` beside the weights. `restore` sets them as they are in a fresh file, so that every round starts
-clean; they are never saved or uploaded. All arithmetic is float32. Sources: momentum and Nesterov,
-Sutskever et al. 2013; Adam, Kingma & Ba 2015 (arXiv 1412.6980), with the bias correction folded into the
-learning rate as in its section 2 and Keras's place of epsilon; AdamW, Loshchilov & Hutter 2019 (arXiv
-1711.05101); FedProx, Li et al. 2020 (arXiv 1812.06127).
+clean; they are never uploaded. `save_state` and `restore_state` carry them over the death of a process. All
+arithmetic is float32. Sources: momentum and Nesterov, Sutskever et al. 2013; Adam, Kingma & Ba 2015 (arXiv
+1412.6980), with the bias correction folded into the learning rate as in its section 2 and Keras's place of
+epsilon; AdamW, Loshchilov & Hutter 2019 (arXiv 1711.05101); FedProx, Li et al. 2020 (arXiv 1812.06127).
 """
 
 from collections.abc import Sequence
@@ -14,8 +14,6 @@ import tensorflow as tf
 
 from fedfer.export.normalization import sum_all_but_last
 from fedfer.export.optimizer_settings import OptimizerSettings
-
-NUM_SLOTS = {"adam": 2, "adamw": 2}
 
 
 class Optimizer(tf.Module):  # type: ignore[misc]
@@ -27,12 +25,18 @@ class Optimizer(tf.Module):  # type: ignore[misc]
         super().__init__(name="optimizer")
         self.settings = settings
         self._variables = list(variables)
-        num_slots = NUM_SLOTS.get(settings.name, int(settings.momentum > 0))
         self._slots = [
-            [tf.Variable(tf.zeros(v.shape), name=f"slot{i}") for i in range(num_slots)] for v in variables
+            [tf.Variable(tf.zeros(v.shape), name=f"slot{i}") for i in range(settings.num_slots)]
+            for v in variables
         ]
-        self._num_steps = tf.Variable([0.0], name="num_steps") if settings.name != "sgd" else None
+        self._num_steps = tf.Variable([0.0], name="num_steps") if settings.counts_steps else None
         self._anchors = [tf.Variable(v, name="anchor") for v in variables] if proximal else []
+
+    @property
+    def state(self) -> list[tf.Variable]:
+        """What steps change beside the weights, in the order of the contract's `optimizer_state`."""
+        slots = [slot for by_weight in zip(*self._slots, strict=True) for slot in by_weight]
+        return slots if self._num_steps is None else [*slots, self._num_steps]
 
     def apply(
         self, gradients: Sequence[tf.Tensor], learning_rate: tf.Tensor, proximal_mu: tf.Tensor | None = None

@@ -11,23 +11,24 @@ import flatbuffers
 import numpy as np
 from tensorflow.lite.python import schema_py_generated as schema
 
-from fedfer.export.contract import METADATA_NAME, Contract
+from fedfer.export.contract import METADATA_NAME, STATE_SIGNATURES, Contract
 from fedfer.export.memory import complete_shapes, make_again, operator_codes, sort_operators
 
 BUFFER_ALIGNMENT_BYTES = 16  # what the schema asks for; the generated Python packer forgets it
 MIN_FILL_BYTES = 4096  # shorter zeros cost less than an operator
+NAMED_SIGNATURES = ("save", "restore", *STATE_SIGNATURES)
 KEPT_METADATA = b"min_runtime_version"
 
 
 def finish(
     content: bytes, contract: Contract, weight_names: dict[str, str], half_precision: bool = False
 ) -> bytes:
-    """The file's final bytes: `weight_names` (by the names that the converter knows) on `save` and `restore`,
-    the contract in the metadata, operators as fedfer.export.memory arranges them, everything small. With
-    `half_precision`, constants that float16 can hold exactly are stored so."""
+    """The file's final bytes: `weight_names` (by the names that the converter knows) on `save`, `restore`
+    and the like, the contract in the metadata, operators as fedfer.export.memory arranges them, everything
+    small. With `half_precision`, constants that float16 can hold exactly are stored so."""
     model = schema.ModelT.InitFromPackedBuf(content, 0)
     for signature in model.signatureDefs:
-        if signature.signatureKey in (b"save", b"restore"):
+        if signature.signatureKey.decode() in NAMED_SIGNATURES:
             for mapped in [*signature.inputs, *signature.outputs]:
                 mapped.name = weight_names.get(mapped.name.decode(), mapped.name.decode())
     fill_zeros(model)

@@ -16,7 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedfer.export.checkpoint import Weights
-from fedfer.export.contract import SIGNATURES, Contract, load_model_bytes, read_contract
+from fedfer.export.contract import (
+    SIGNATURES,
+    STATE_SIGNATURES,
+    Contract,
+    load_model_bytes,
+    read_contract,
+)
 from fedfer.export.targets import encode_targets
 from fedfer.model.errors import InterpreterError, ModelFileError
 
@@ -51,7 +57,8 @@ class Model:
             interpreter = import_module(RUNTIMES[self.runtime]).Interpreter(
                 model_content=self._content, num_threads=num_threads
             )
-            self._runners = {name: interpreter.get_signature_runner(name) for name in SIGNATURES}
+            held = [*SIGNATURES, *(set(STATE_SIGNATURES) & interpreter.get_signature_list().keys())]
+            self._runners = {name: interpreter.get_signature_runner(name) for name in held}
         except (ValueError, RuntimeError) as error:
             raise InterpreterError(f"{self.runtime} cannot load the model: {error}") from None
         self._interpreter = interpreter
@@ -63,6 +70,26 @@ class Model:
     def save(self) -> Weights:
         """Every weight by its name, BatchNorm statistics included."""
         return self.run("save", request=np.zeros(1, np.int32))
+
+    @property
+    def can_resume(self) -> bool:
+        """Whether `save_state` and `restore_state` hold all that steps change. Not so in a file with
+        momentum, Adam or a proximal term that was exported before there were signatures for it."""
+        return self._runners.keys() >= set(self.contract.signatures)
+
+    def save_state(self) -> Weights:
+        """All that steps change: every weight, and what the optimizer remembers, by the contract's names."""
+        if len(self.contract.signatures) == len(SIGNATURES):
+            return self.save()
+        return self.run("save_state", request=np.zeros(1, np.int32))
+
+    def restore_state(self, base: Weights, state: Weights) -> None:
+        """Goes on where `save_state` was called, in training that began by `restore` of `base`."""
+        if len(self.contract.signatures) == len(SIGNATURES):
+            self.restore(state)
+            return
+        self.restore(base)
+        self.run("restore_state", **state)
 
     def train(
         self,

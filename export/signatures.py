@@ -1,4 +1,4 @@
-"""The four signatures of an exported model, as TensorFlow functions over a plain Keras model.
+"""The signatures of an exported model, as TensorFlow functions over a plain Keras model.
 
 See fedfer.export.contract for what each takes and gives. The model is not changed: training is traced with
 other gradients (fedfer.export.gradients), layers (fedfer.export.layers) and dropout
@@ -11,7 +11,7 @@ from contextlib import contextmanager
 import keras
 import tensorflow as tf
 
-from fedfer.export.contract import Contract, WeightSpec
+from fedfer.export.contract import STATE_SIGNATURES, Contract, WeightSpec
 from fedfer.export.dropout import seeded_dropout
 from fedfer.export.gradients import builtin_gradients
 from fedfer.export.layers import phone_layers
@@ -22,10 +22,11 @@ from fedfer.model.errors import ExportError
 
 
 class TrainableModel(tf.Module):  # type: ignore[misc]
-    """A Keras model with the signatures `train`, `infer`, `save` and `restore`.
+    """A Keras model with the signatures of its contract.
 
     TFLite takes signature inputs by Python argument names, which cannot hold the "/" of weight names, so
-    `save` and `restore` speak of w0, w1, ... here; fedfer.export.tflite puts the names in place.
+    `save` and `restore` speak of w0, w1, ... here, of slots as s0, s1, ...;
+    fedfer.export.packing puts the names in place.
     """
 
     def __init__(self, model: keras.Model, contract: Contract) -> None:
@@ -52,12 +53,20 @@ class TrainableModel(tf.Module):  # type: ignore[misc]
             short_name(i): tf.TensorSpec(w.shape, tf.float32) for i, w in enumerate(self.contract.weights)
         }
         request = tf.TensorSpec([1], tf.int32, name="request")
-        return {
+        found = {
             "train": tf.function(self.train).get_concrete_function(images, **step),
             "infer": tf.function(self.infer).get_concrete_function(images),
             "save": tf.function(self.save).get_concrete_function(request),
             "restore": tf.function(self.restore).get_concrete_function(**weights),
         }
+        if set(STATE_SIGNATURES) <= set(self.contract.signatures):
+            slots = {
+                short_slot_name(i): tf.TensorSpec(slot.shape, tf.float32)
+                for i, slot in enumerate(self.optimizer.state)
+            }
+            found["save_state"] = tf.function(self.save_state).get_concrete_function(request)
+            found["restore_state"] = tf.function(self.restore_state).get_concrete_function(**weights, **slots)
+        return found
 
     def train(
         self,
@@ -114,6 +123,22 @@ class TrainableModel(tf.Module):  # type: ignore[misc]
         self.optimizer.reset(trained)
         return {"restored": tf.constant([len(self.state)], tf.int32)}
 
+    def save_state(self, request: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Weights and what the optimizer remembers of its steps; `request` is ignored."""
+        return {name: tf.identity(variable) for name, variable in self._changing().items()}
+
+    def restore_state(self, **state: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Undoes neither what `restore` did to FedProx's anchor nor anything else that steps leave alone."""
+        changing = self._changing()
+        for name, variable in changing.items():
+            variable.assign(state[name])
+        return {"restored": tf.constant([len(changing)], tf.int32)}
+
+    def _changing(self) -> dict[str, tf.Variable]:
+        """All that a step changes, by the names that TensorFlow is told."""
+        weights = {short_name(i): variable for i, variable in enumerate(self.state)}
+        return weights | {short_slot_name(i): slot for i, slot in enumerate(self.optimizer.state)}
+
 
 def one_a_sample(targets: tf.Tensor) -> tf.Tensor:
     """Any i32[B], of labels i32[B] or targets f32[B,K]: as long as the batch."""
@@ -140,6 +165,17 @@ def weight_specs(model: keras.Model) -> list[WeightSpec]:
     if wrong:
         raise ExportError(f"weights {wrong[:3]} are not float32; expected a float32 model")
     return specs
+
+
+def full_names(contract: Contract) -> dict[str, str]:
+    """Of weights and optimizer state, by the names that they have inside TensorFlow."""
+    weights = {short_name(i): weight.name for i, weight in enumerate(contract.weights)}
+    return weights | {short_slot_name(i): name for i, name in enumerate(contract.optimizer_state)}
+
+
+def short_slot_name(index: int) -> str:
+    """What tensor number `index` of the optimizer's state is called inside TensorFlow."""
+    return f"s{index}"
 
 
 def short_name(index: int) -> str:

@@ -14,7 +14,7 @@ from fedfer.export.checkpoint import checkpoint_bytes, digest_of
 from fedfer.export.contract import Contract, TrainingSettings
 from fedfer.export.packing import finish
 from fedfer.export.refusal import layers_with, refuse, vocabulary_size
-from fedfer.export.signatures import TrainableModel, short_name, weight_specs
+from fedfer.export.signatures import TrainableModel, full_names, weight_specs
 from fedfer.export.trainable import frozen_values, travelling_weights
 from fedfer.model.errors import ExportError, FedferError
 
@@ -28,8 +28,7 @@ def convert(
     contract = make_contract(model, labels, settings)
     trainable = TrainableModel(model, contract)
     content = _converted(trainable, model)
-    names = {short_name(i): weight.name for i, weight in enumerate(contract.weights)}
-    return finish(content, contract, names, half_precision)
+    return finish(content, contract, full_names(contract), half_precision)
 
 
 def _converted(trainable: TrainableModel, model: keras.Model) -> bytes:

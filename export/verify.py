@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from fedfer.export.check import Observed, relative_difference, run_in_runtime, vector_difference
 from fedfer.export.checkpoint import Weights
-from fedfer.export.contract import SIGNATURES, Contract, TrainingSettings
+from fedfer.export.contract import Contract, TrainingSettings
 from fedfer.export.dropout import seeded_dropout
 from fedfer.export.flatbuffer import is_builtin_only, op_census, signatures
 from fedfer.export.isolation import call_isolated
@@ -50,7 +50,7 @@ class Finding:
 
 def verify(content: bytes, model: keras.Model, contract: Contract) -> list[Finding]:
     """All findings. Leaves the weights of `model` as they were. Raises InterpreterError without a runtime."""
-    findings = list(_static_findings(content))
+    findings = list(_static_findings(content, contract))
     if not all(finding.passed for finding in findings):
         return findings
     images, labels = _random_batch(model, contract)
@@ -77,7 +77,7 @@ def require(findings: list[Finding]) -> None:
         raise ExportError("the exported file failed its check: " + "; ".join(failed))
 
 
-def _static_findings(content: bytes) -> Iterator[Finding]:
+def _static_findings(content: bytes, contract: Contract) -> Iterator[Finding]:
     census = op_census(content)
     foreign = [name for name in census if not is_builtin_only({name: 1})]
     yield Finding(
@@ -86,7 +86,7 @@ def _static_findings(content: bytes) -> Iterator[Finding]:
         + (f"not builtin: {foreign}" if foreign else "all builtin (no Flex, no custom)"),
     )
     names = {signature.name for signature in signatures(content)}
-    yield Finding(names == set(SIGNATURES), f"signatures: {', '.join(sorted(names))}")
+    yield Finding(names == set(contract.signatures), f"signatures: {', '.join(sorted(names))}")
 
 
 def _random_batch(model: keras.Model, contract: Contract) -> tuple[NDArray[np.float32], NDArray[Any]]:
@@ -173,3 +173,4 @@ def _runtime_findings(seen: Observed, keras_step: Reference, noise: dict[str, fl
     yield Finding(bool(np.isfinite(seen.small_batch_loss)), f"{seen.runtime}: a batch of 1 trains as it is")
     yield Finding(seen.round_trip_exact, f"{seen.runtime}: save -> restore -> save, bit for bit")
     yield Finding(seen.repeats_exactly, f"{seen.runtime}: the same seed gives the same weights, bit for bit")
+    yield Finding(seen.resumes_exactly, f"{seen.runtime}: training goes on from what is kept, bit for bit")

@@ -85,6 +85,47 @@ def train_in_runtime(
     return model.save(), losses
 
 
+def train_on(path: Path, runtime: str, learning_rate: float, mu: float) -> tuple[Weights, Weights, Weights]:
+    """What `save_state` gives after three of six steps, the weights after all of them, and those of another
+    interpreter that goes on from that state; it has other steps behind it."""
+    from fedfer.export.runtime import Model
+
+    one, other = Model(path, runtime=runtime), Model(path, runtime=runtime)
+    first = one.save()
+    state: Weights = {}
+    for number, batch in enumerate(batches(6)):
+        if number == 3:
+            state = one.save_state()
+        one.train(*batch, learning_rate=learning_rate, seed=0, proximal_mu=mu)
+    for batch in batches(2):
+        other.train(*batch, learning_rate=learning_rate, seed=0, proximal_mu=mu)
+    assert one.can_resume
+    other.restore_state(first, state)
+    for batch in batches(6)[3:]:
+        other.train(*batch, learning_rate=learning_rate, seed=0, proximal_mu=mu)
+    return state, one.save(), other.save()
+
+
+def without_state_signatures(path: Path, older: Path) -> None:
+    """Writes the file as it was exported before there were `save_state` and `restore_state`."""
+    from tensorflow.lite.python import schema_py_generated as schema
+
+    from fedfer.export.contract import STATE_SIGNATURES
+    from fedfer.export.packing import pack
+
+    model = schema.ModelT.InitFromPackedBuf(path.read_bytes(), 0)
+    kept = [s for s in model.signatureDefs if s.signatureKey.decode() not in STATE_SIGNATURES]
+    assert len(kept) == len(model.signatureDefs) - 2
+    model.signatureDefs = kept
+    older.write_bytes(pack(model))
+
+
+def can_resume(path: Path, runtime: str) -> bool:
+    from fedfer.export.runtime import Model
+
+    return Model(path, runtime=runtime).can_resume
+
+
 def train_twice(
     path: Path, runtime: str, learning_rate: float, mu: float
 ) -> tuple[Weights, Weights, Weights]:

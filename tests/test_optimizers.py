@@ -5,7 +5,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from optimizer_runs import Case, export_cases, train_in_keras, train_in_runtime, train_twice
+from optimizer_runs import (
+    Case,
+    can_resume,
+    export_cases,
+    train_in_keras,
+    train_in_runtime,
+    train_on,
+    train_twice,
+    without_state_signatures,
+)
 
 from fedfer.export.check import same_bits, vector_difference
 from fedfer.export.checkpoint import Weights
@@ -80,6 +89,42 @@ def test_restore_starts_clean(files: dict[str, Path], runtime: str, name: str) -
     first, once, again = call_isolated(train_twice, files[name], runtime, 0.1, mu)
     assert same_bits(once, again)
     assert not same_bits(first, once)
+
+
+@in_every_runtime
+@pytest.mark.parametrize("name", ALL)
+def test_training_goes_on_where_it_was(files: dict[str, Path], runtime: str, name: str) -> None:
+    """In another interpreter, bit for bit, slots, steps counted and FedProx's anchor included."""
+    mu = 0.5 if ALL[name].proximal else 0.0
+    state, whole, resumed = call_isolated(train_on, files[name], runtime, 0.1, mu)
+    assert same_bits(whole, resumed)
+    contract = read_contract(files[name])
+    assert {tensor: values.shape for tensor, values in state.items()} == contract.state_shapes
+    if "num_steps:" in state:
+        assert state["num_steps:"] == 3
+    assert all(np.abs(values).max() > 0 for values in state.values())
+
+
+def test_files_say_what_they_can_keep(files: dict[str, Path]) -> None:
+    """Plain SGD needs no more than `save` and `restore`; slots are named after what they belong to."""
+    names = ["hidden/bias", "hidden/kernel", "last/bias", "last/kernel"]
+    kept = {name: sorted(read_contract(files[name]).optimizer_state) for name in ("sgd", "momentum", "adam")}
+    assert kept["sgd"] == []
+    assert kept["momentum"] == [f"slot0:{name}" for name in names]
+    assert kept["adam"] == ["num_steps:", *(f"slot{i}:{name}" for i in (0, 1) for name in names)]
+    for name, path in files.items():
+        held = {signature.name for signature in signatures(path.read_bytes())}
+        assert held == set(read_contract(path).signatures)
+        assert ("save_state" in held) == (name not in ("sgd", "sgd, decayed", "sgd, clipped"))
+
+
+@in_every_runtime
+def test_a_file_from_before_cannot_resume(files: dict[str, Path], runtime: str, tmp_path: Path) -> None:
+    older = tmp_path / "older.tflite"
+    call_isolated(without_state_signatures, files["adam"], older)
+    assert read_contract(older) == read_contract(files["adam"])
+    assert not call_isolated(can_resume, older, runtime)
+    assert call_isolated(can_resume, files["adam"], runtime)
 
 
 def test_slots_are_neither_saved_nor_stored(files: dict[str, Path]) -> None:
