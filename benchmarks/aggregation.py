@@ -27,10 +27,12 @@ from typing import Any
 import numpy as np
 from fedfer_side import Body, Rounds, Server, measure_rounds, upload_once
 from flower_side import environment, measure_flower
+from numpy.typing import NDArray
 from polling import Polling, poll
 from processes import cpu_sec, peak_memory_mb
 
 from fedfer.aggregator.average import weighted_mean
+from fedfer.aggregator.blobs import file_sha256
 from fedfer.aggregator.update_reader import WeightedFile
 from fedfer.cli.children import Children
 from fedfer.cli.table import format_table
@@ -43,10 +45,16 @@ FOLD_FILES, FOLD_REPEATS = 16, 9
 @dataclass(frozen=True)
 class Fold:
     """Milliseconds for one update in the page cache, by the clock and of the processor, the least of several
-    runs, with equal and with different numbers of examples; and for copying as many bytes in memory."""
+    runs: folding it with equal and with different numbers of examples (files opened, result written to
+    memory); apart from that the check of its sha256 before. To compare with: copying as many bytes in memory,
+    one warm buffer to another, and as many buffers as there are updates to one."""
 
     copy_ms: float
     copy_cpu_ms: float
+    gather_ms: float
+    gather_cpu_ms: float
+    hash_ms: float
+    hash_cpu_ms: float
     equal_ms: float
     equal_cpu_ms: float
     different_ms: float
@@ -78,19 +86,31 @@ def measure_fold(contract: Contract, directory: Path) -> Fold:
     for number in range(FOLD_FILES):
         paths.append(directory / f"update-{number}")
         paths[-1].write_bytes(b"".join(body.of(number)))
-    source = np.zeros(contract.weights_bytes // 4, np.float32)
+    source = np.ones(contract.weights_bytes // 4, np.float32)  # zeros would be one page, read again and again
     target = np.ones_like(source)
 
-    def copy() -> None:
-        for _ in range(FOLD_FILES):
-            np.copyto(target, source)
+    many = [np.ones_like(source) for _ in paths]
+
+    def copy(sources: list[NDArray[np.float32]]) -> None:
+        for each in sources:
+            np.copyto(target, each)
+
+    def check() -> None:
+        for path in paths:
+            file_sha256(path)
 
     def fold(step: int) -> Callable[[], None]:
         files = [WeightedFile(p.name, 10 + i * step, "", p) for i, p in enumerate(paths)]
         return lambda: _discard(weighted_mean(files, contract))
 
-    works = (copy, fold(0), fold(1))
-    taken: list[list[tuple[float, float]]] = [[], [], []]
+    works: tuple[Callable[[], None], ...] = (
+        lambda: copy([source] * FOLD_FILES),
+        lambda: copy(many),
+        check,
+        fold(0),
+        fold(1),
+    )
+    taken: list[list[tuple[float, float]]] = [[] for _ in works]
     for _ in range(FOLD_REPEATS):
         for work, times in zip(works, taken, strict=True):
             started, cpu_started = time.perf_counter(), time.process_time()

@@ -123,8 +123,9 @@ def _opened(path: Path, contract: Contract, any_model: bool = False) -> Iterator
         ) from None
 
 
-def check_header(path: Path, contract: Contract) -> None:
-    """Refuses a file whose length or header cannot be right, before any other parser sees it.
+def check_header(path: Path, contract: Contract) -> tuple[dict[str, Any], int]:
+    """Refuses a file whose length or header cannot be right, before any other parser sees it; returns the
+    header's entries and where the tensors' bytes start.
 
     Raises CheckpointError: too_large, truncated, not_safetensors.
     """
@@ -137,6 +138,7 @@ def check_header(path: Path, contract: Contract) -> None:
     expected = data_start + max(ends, default=0)
     if size < expected:
         raise CheckpointError(f"{size} bytes; its header promises {expected}", code="truncated")
+    return header, data_start
 
 
 def check_size(path: Path, contract: Contract) -> int:
@@ -158,8 +160,7 @@ class CheckedFile:
 
     def __init__(self, path: Path, contract: Contract) -> None:
         """Raises CheckpointError if the file is gone or is no longer what was checked."""
-        check_header(path, contract)
-        header, data_start = _read_header(path, max_header_bytes(contract))
+        header, data_start = check_header(path, contract)
         if header.keys() - {"__metadata__"} != {weight.name for weight in contract.weights}:
             raise CheckpointError(f"{path.name} has other tensors than the model", code="wrong_names")
         self._starts = {w.name: data_start + _offsets(header[w.name])[0] for w in contract.weights}
