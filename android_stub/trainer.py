@@ -2,7 +2,7 @@
 
 Each epoch visits every image once, in a shuffled order; the last, smaller batch trains as it is. Order
 and dropout seeds depend on (fleet seed, device, round, epoch or step) and nothing else, so the same seed
-gives the same weights bit for bit, whatever the interpreter ran before and in whichever process.
+gives the same weights bit for bit, whatever the engine ran before and in whichever process.
 """
 
 import time
@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedfer.export.checkpoint import Weights
-from fedfer.export.runtime import Model
+from fedfer.export.engine import Engine
 from fedfer.model.data import LabelledImages, check_fit, to_float
 from fedfer.model.errors import CheckpointError
 
@@ -69,9 +69,9 @@ def epoch_batches(num_examples: int, batch_size: int, rng: np.random.Generator) 
 
 
 def train_locally(
-    model: Model, weights: Weights, examples: LabelledImages, plan: TrainingPlan, seeds: Seeds
+    model: Engine, weights: Weights, examples: LabelledImages, plan: TrainingPlan, seeds: Seeds
 ) -> LocalResult:
-    """Trains `weights` on `examples` in the interpreter.
+    """Trains `weights` on `examples`.
 
     Raises DataError for examples that do not fit the model, ModelFileError for a proximal_mu that the file
     has no input for, CheckpointError (`not_finite`) when training

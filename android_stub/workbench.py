@@ -1,35 +1,36 @@
 """What the devices of one process share, so that memory grows with processes and not with devices:
-the interpreter with the served model, the checkpoint that was loaded last, the cache of files."""
+the engine with the served model, the checkpoint that was loaded last, the cache of files."""
 
 from fedfer.android_stub.cache import Cache
 from fedfer.android_stub.client import AggregatorClient
 from fedfer.android_stub.fields import bad_reply
 from fedfer.android_stub.replies import Train
 from fedfer.export.checkpoint import Weights, load_checkpoint, max_checkpoint_bytes
-from fedfer.export.runtime import Model
+from fedfer.export.engine import Engine
+from fedfer.export.engines import EngineChoice, open_engine
 
 
 class Workbench:
-    """Holds one interpreter and one checkpoint at a time; devices use it in turn."""
+    """Holds one engine and one checkpoint at a time; devices use it in turn."""
 
-    def __init__(self, cache: Cache, runtime: str) -> None:
+    def __init__(self, cache: Cache, engine: EngineChoice) -> None:
         self.cache = cache
-        self._runtime = runtime
-        self._model: tuple[str, Model] | None = None
+        self._engine = engine
+        self._model: tuple[str, Engine] | None = None
         self._weights: tuple[str, Weights] | None = None
         self._newest_seen: dict[str, int] = {}  # round by run
 
-    def model(self, client: AggregatorClient, work: Train) -> Model:
-        """The interpreter for this work's model. Raises ModelFileError, InterpreterError, RefusedError."""
+    def model(self, client: AggregatorClient, work: Train) -> Engine:
+        """The engine with this work's model. Raises as `open_engine`, and RefusedError."""
         if self._model is None or self._model[0] != work.model:
             self._model = self._weights = None  # before the next is loaded: memory of one
-            loaded = Model(client.fetch_model(work.model), runtime=self._runtime)
+            loaded = open_engine(client.fetch_model(work.model), self._engine)
             if loaded.contract.digest != work.contract:
                 raise bad_reply(f"its model has contract {loaded.contract.digest}, not the one it names", 200)
             self._model = (work.model, loaded)
         return self._model[1]
 
-    def weights(self, client: AggregatorClient, work: Train, model: Model) -> Weights:
+    def weights(self, client: AggregatorClient, work: Train, model: Engine) -> Weights:
         """The checkpoint that this work starts from, checked. Raises CheckpointError, RefusedError."""
         if self._weights is None or self._weights[0] != work.weights:
             self._weights = None

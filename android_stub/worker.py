@@ -23,6 +23,7 @@ from fedfer.android_stub.connection import Connection, Retrying, open_http
 from fedfer.android_stub.device import Device, DeviceSpec
 from fedfer.android_stub.events import Event, Failed, Note
 from fedfer.android_stub.workbench import Workbench
+from fedfer.export.engines import EngineChoice
 from fedfer.model.errors import FedferError
 
 
@@ -40,7 +41,7 @@ class WorkerSettings:
 
     server_url: str
     cache_dir: Path
-    runtime: str
+    engine: EngineChoice
     seed: int
     retry: RetryPolicy
     run: str | None = None
@@ -52,7 +53,7 @@ def run_worker(settings: WorkerSettings, specs: Sequence[DeviceSpec], events: Pi
     """The body of a process: sends events until it ends; the last one is Failed if a device gave up."""
     threading.Thread(target=_exit_with_parent, daemon=True).start()
     with open_http(settings.server_url, ca_file=settings.ca_file) as http:
-        workbench = Workbench(Cache(settings.cache_dir), settings.runtime)
+        workbench = Workbench(Cache(settings.cache_dir), settings.engine)
         devices = []
         for spec in specs:
             connection = Connection(http, _retrying(settings, spec, events.send))

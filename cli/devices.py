@@ -21,6 +21,7 @@ from fedfer.model.errors import UsageError
 if TYPE_CHECKING:
     from fedfer.android_stub.events import Event
     from fedfer.android_stub.summary import FleetSummary
+    from fedfer.export.engines import EngineChoice
     from fedfer.model.data import LabelledImages
     from fedfer.model.dirichlet import Parts
 
@@ -59,6 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="auto",
         help="what runs the .tflite; auto takes the first that is installed",
     )
+    add_engine_arguments(parser)
     add(
         "--cache-dir",
         type=Path,
@@ -74,6 +76,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
+    """--engine and --keras-model."""
+    parser.add_argument(
+        "--engine",
+        choices=("tflite", "keras"),
+        default="tflite",
+        help="what trains: the served file itself, or the same mathematics in TensorFlow, checked against it",
+    )
+    parser.add_argument(
+        "--keras-model",
+        metavar="SOURCE",
+        help="for --engine keras: what was exported, as a .keras file or package.module:function",
+    )
+
+
+def engine_choice(args: argparse.Namespace) -> "EngineChoice":
+    """Raises UsageError for options that do not fit each other."""
+    from fedfer.export.engines import EngineChoice
+
+    return EngineChoice(args.engine, args.runtime, args.keras_model)
+
+
 def run(args: argparse.Namespace) -> int:
     import tempfile
 
@@ -81,12 +105,13 @@ def run(args: argparse.Namespace) -> int:
     from fedfer.android_stub.worker import WorkerSettings
 
     enrol_key = read_key(args.enrol_key_file, ENROL_VARIABLE, os.environ, _warn)
+    engine = engine_choice(args)
     holdings = load_holdings(args)
     with ending_on_signals(), tempfile.TemporaryDirectory(prefix="fedfer-devices-") as temporary:
         settings = WorkerSettings(
             server_url=args.server,
             cache_dir=args.cache_dir or Path(temporary),
-            runtime=args.runtime,
+            engine=engine,
             seed=args.seed,
             retry=RetryPolicy(give_up_sec=args.give_up_sec),
             enrol_key=enrol_key,

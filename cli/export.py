@@ -101,7 +101,7 @@ def add_training_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from fedfer.cli.quiet import quiet_tensorflow
+    from fedfer.export.quiet import quiet_tensorflow
 
     # What the file is held against must be right: oneDNN is not for some strides (docs/log.md).
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")

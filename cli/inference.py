@@ -50,9 +50,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from fedfer.cli.quiet import quiet_tensorflow
     from fedfer.export.inference_run import evaluate_inference
     from fedfer.export.isolation import call_isolated
+    from fedfer.export.quiet import quiet_tensorflow
 
     write_whole(args.output, None)
     calibration, data = load_data(args)

@@ -99,8 +99,8 @@ def add_training_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from fedfer.cli.quiet import quiet_tensorflow
     from fedfer.export.checkpoint import checkpoint_bytes
+    from fedfer.export.quiet import quiet_tensorflow
 
     if args.output.suffix != ".safetensors":
         raise UsageError(f"{args.output} is no name for a checkpoint; choose an --output in .safetensors")

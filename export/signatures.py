@@ -81,8 +81,7 @@ class TrainableModel(tf.Module):  # type: ignore[misc]
         statistics move as in Keras. The loss that it gives is without the proximal term."""
         settings = self.contract.training.loss
         right = labels if targets is None else targets
-        graph = tf.compat.v1.get_default_graph()
-        with builtin_gradients(graph), seeded_dropout(seed, one_a_sample(right)), self._as_on_phones():
+        with self._training_forms(), seeded_dropout(seed, one_a_sample(right)):
             step = training_loss(self._outputs(images, training=True), right, settings)
             loss = tf.add_n([step.loss, *self.model.losses])
             trained = [weight.value for weight in self.model.trainable_weights]
@@ -96,13 +95,20 @@ class TrainableModel(tf.Module):  # type: ignore[misc]
         return {"loss": tf.reshape(loss, [1]), settings.metric: tf.reshape(step.metric, [1])}
 
     def infer(self, images: tf.Tensor) -> dict[str, tf.Tensor]:
-        with self._as_on_phones():
+        with self._inference_forms():
             outputs = predictions(self._outputs(images, training=False), self.contract.training.loss)
         return {self.contract.infer_output: outputs}
 
     @contextmanager
-    def _as_on_phones(self) -> Iterator[None]:
+    def _inference_forms(self) -> Iterator[None]:
+        """How layers are traced: for phones."""
         with phone_layers(), frozen_as_constants(self.model):
+            yield
+
+    @contextmanager
+    def _training_forms(self) -> Iterator[None]:
+        """And how they are differentiated."""
+        with builtin_gradients(tf.compat.v1.get_default_graph()), self._inference_forms():
             yield
 
     def _outputs(self, images: tf.Tensor, training: bool) -> tf.Tensor:

@@ -53,20 +53,19 @@ def verify(content: bytes, model: keras.Model, contract: Contract) -> list[Findi
     findings = list(_static_findings(content, contract))
     if not all(finding.passed for finding in findings):
         return findings
-    images, labels = _random_batch(model, contract)
+    images, labels = random_batch(model, contract)
     rate = contract.training.learning_rate
     reference = _keras_step(model, images, labels, contract.training)
     noise: dict[str, float] = {}
     if contract.training.optimizer.name != "sgd":
-        signs = np.random.default_rng(CHECK_SEED).choice([-1, 1], images.shape)
-        changed = (images * (1 + NOISE_CHANGE * signs)).astype(np.float32)
-        noise = _steps_apart(reference, _keras_step(model, changed, labels, contract.training).trained)
+        changed = with_noise(images)
+        noise = steps_apart(reference, _keras_step(model, changed, labels, contract.training).trained)
     if not _are_predictions(reference.predictions, contract.training.loss.name):
         text = "the model's outputs are not probabilities; end it in a softmax over its classes"
         return [*findings, Finding(False, f"{text}, or say that it gives logits")]
     for runtime in available_runtimes() or ["auto"]:
         observed = call_isolated(run_in_runtime, content, runtime, images, labels, rate, CHECK_SEED)
-        findings += _runtime_findings(observed, reference, noise)
+        findings += runtime_findings(observed, reference, noise)
     return findings
 
 
@@ -89,7 +88,7 @@ def _static_findings(content: bytes, contract: Contract) -> Iterator[Finding]:
     yield Finding(names == set(contract.signatures), f"signatures: {', '.join(sorted(names))}")
 
 
-def _random_batch(model: keras.Model, contract: Contract) -> tuple[NDArray[np.float32], NDArray[Any]]:
+def random_batch(model: keras.Model, contract: Contract) -> tuple[NDArray[np.float32], NDArray[Any]]:
     """Images and what is right for them, as `train` takes it."""
     rng = np.random.default_rng(CHECK_SEED)
     images, vocabulary = wave_images(rng, BATCH_SIZE, contract.image_shape), vocabulary_size(model)
@@ -98,6 +97,12 @@ def _random_batch(model: keras.Model, contract: Contract) -> tuple[NDArray[np.fl
     if contract.training.loss.name == SQUARED:
         return images, rng.uniform(0, 1, (BATCH_SIZE, contract.num_outputs)).astype(np.float32)
     return images, encode_targets(rng.integers(0, len(contract.labels), BATCH_SIZE), contract.target)
+
+
+def with_noise(images: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Other images from the 6th digit on."""
+    signs = np.random.default_rng(CHECK_SEED).choice([-1, 1], images.shape)
+    return (images * (1 + NOISE_CHANGE * signs)).astype(np.float32)
 
 
 def _are_predictions(values: NDArray[np.float32], loss: str) -> bool:
@@ -142,7 +147,7 @@ def _keras_step(
     return Reference(initial, seen, float(loss), trained)
 
 
-def _steps_apart(reference: Reference, trained: Weights) -> dict[str, float]:
+def steps_apart(reference: Reference, trained: Weights) -> dict[str, float]:
     """By tensor: how far its step in `trained` is from that in Keras, relative to the latter, or to NOTHING
     of the whole step where that is more: a tensor that a later BatchNorm removes steps by rounding."""
     steps = {name: reference.trained[name] - start for name, start in reference.initial.items()}
@@ -154,7 +159,10 @@ def _steps_apart(reference: Reference, trained: Weights) -> dict[str, float]:
     }
 
 
-def _runtime_findings(seen: Observed, keras_step: Reference, noise: dict[str, float]) -> Iterator[Finding]:
+def runtime_findings(seen: Observed, keras_step: Reference, noise: dict[str, float]) -> Iterator[Finding]:
+    """What a runtime computed beside what Keras did; `noise`: by how much Keras's own step of each tensor
+    changes with its input's last digits (as `steps_apart`), where that is to be allowed for."""
+
     def close(what: str, difference: float, tolerance: float = LOSS_TOLERANCE) -> Finding:
         passed = difference <= tolerance
         relation = "as in" if passed else "not as in"
@@ -166,7 +174,7 @@ def _runtime_findings(seen: Observed, keras_step: Reference, noise: dict[str, fl
     yield close("loss of `train`", abs(seen.loss - keras_step.loss) / abs(keras_step.loss))
     difference = vector_difference(seen.trained, keras_step.trained)
     yield close("all weights after `train`", difference, WEIGHTS_TOLERANCE)
-    steps = _steps_apart(keras_step, seen.trained)
+    steps = steps_apart(keras_step, seen.trained)
     allowed = {name: max(STEP_TOLERANCE, NOISE_FACTOR * noise.get(name, 0.0)) for name in steps}
     worst = max(steps, key=lambda name: steps[name] / allowed[name])
     yield close(f"each weight's step (most: {worst})", steps[worst], allowed[worst])

@@ -21,3 +21,10 @@ def export_wide(path: Path) -> None:
     from fedfer.export.tflite import convert
 
     path.write_bytes(convert(wide_model(), LABELS, TrainingSettings()))
+
+
+def save_tiny_keras(path: Path, dropout: float) -> None:
+    """Writes the tiny model itself, as a `.keras` file."""
+    from keras_models import tiny_model
+
+    tiny_model(dropout).save(path)

@@ -110,7 +110,7 @@ def write_flex_file(path: Path) -> None:
 def export_command(way: str, *arguments: str) -> int:
     """`fedfer export ARGUMENTS` of the tiny model instead of the VGG, sabotaged; returns the exit code."""
     from fedfer.cli.main import main
-    from fedfer.cli.quiet import quiet_tensorflow
+    from fedfer.export.quiet import quiet_tensorflow
 
     with quiet_tensorflow():
         from keras_models import tiny_model

@@ -18,6 +18,7 @@ from fedfer.android_stub.fleet import run_fleet
 from fedfer.android_stub.summary import FleetSummary
 from fedfer.android_stub.worker import WorkerSettings, drive
 from fedfer.export.contract import read_contract
+from fedfer.export.engines import EngineChoice
 from fedfer.export.isolation import call_isolated
 from fedfer.model.errors import (
     FedferError,
@@ -153,7 +154,7 @@ class Run:
 
 def settings(url: str, directory: Path, give_up_sec: float = 30.0) -> WorkerSettings:
     return WorkerSettings(
-        url, directory, "auto", 0, RetryPolicy(first_pause_sec=0.05, give_up_sec=give_up_sec)
+        url, directory, EngineChoice(), 0, RetryPolicy(first_pause_sec=0.05, give_up_sec=give_up_sec)
     )
 
 
