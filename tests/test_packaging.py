@@ -24,12 +24,12 @@ METADATA_FILES = {"METADATA", "RECORD", "WHEEL", "entry_points.txt", "licenses/L
 
 
 def sources() -> set[str]:
-    """Modules and py.typed markers of the package directories, as paths from the root."""
+    """Modules, their TOML files and py.typed markers of the package directories, as paths from the root."""
     return {
         path.relative_to(ROOT).as_posix()
         for package in PACKAGES
         for path in (ROOT / package).rglob("*")
-        if path.suffix in (".py", ".css", ".jinja") or path.name == "py.typed"
+        if path.suffix in (".py", ".css", ".jinja", ".toml") or path.name == "py.typed"
     }
 
 
