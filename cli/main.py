@@ -16,7 +16,7 @@ from fedfer.model.errors import FedferError
 
 COMMANDS = (
     *("train", "export", "inspect", "keys", "serve", "devices"),
-    *("runs", "rounds", "versions", "evaluate", "inference", "demo", "report"),
+    *("runs", "rounds", "versions", "evaluate", "inference", "demo", "report", "compare"),
 )
 
 

@@ -68,7 +68,7 @@ def make_record(
         "final": {"weights": "c" * 64, "round": num_rounds, "measures": _measures(last)},
         "devices": devices,
         "rounds": rounds,
-        "refusals": {"norm_too_large": attackers * num_rounds, "round_over": 3},
+        "refusals": {"norm_too_large": attackers * num_rounds, "round_over": (num_devices + 1) // 3},
         "faults": [
             {"at_sec": 90.0, "device": "phone-1", "kind": "killed", "text": "killed in step 3, went on"},
             {"at_sec": 200.5, "device": None, "kind": "aggregator_killed", "text": "killed, started again"},
@@ -118,7 +118,6 @@ def _update(i: int, device: int, attacks: bool, accuracy: float) -> dict[str, An
 def _device(i: int, num_devices: int, attackers: int, rounds: list[dict[str, Any]]) -> dict[str, Any]:
     name = f"phone-{i}"
     own = [update for each in rounds for update in each["updates"] if update["device"] == name]
-    num_rejected = sum(1 for update in own if update["code"])
     counts = [int(1 + 16 * _noise("holds", i, k) ** 3) for k in range(len(LABELS))]
     return {
         "name": name,
@@ -128,8 +127,8 @@ def _device(i: int, num_devices: int, attackers: int, rounds: list[dict[str, Any
         "profile": {"examples_per_sec": 30.0, "up_bytes_per_sec": 1e6, "windows": []},
         "attack": "sign_flip" if i >= num_devices - attackers else None,
         "num_tasks": len(own) + i % 2,
-        "num_accepted": len(own) - num_rejected,
-        "num_rejected": num_rejected,
+        "num_accepted": len(own),
+        "num_rejected": int(i % 3 == 1),
         "num_dropped": i % 2,
         "received_bytes": len(own) * UPDATE_BYTES,
         "sent_bytes": len(own) * UPDATE_BYTES,

@@ -4,48 +4,16 @@ import json
 import re
 import subprocess
 import sys
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import pytest
+from page_reader import Page
 from simulation_records import LABELS, make_record
 
 from fedfer.cli.simulation_report.page import render_report, write_report
 from fedfer.cli.simulation_report.record import Record, parse_record
 from fedfer.model.errors import StoreError
-
-VOID = {"meta", "br", "hr", "img", "input", "link"}
-LOADING = {"src", "href", "xlink:href", "data", "action", "poster", "srcset"}
-
-
-class Page(HTMLParser):
-    """Reads a page: its text, its tags, what it refers to; fails on tags that are not closed in order."""
-
-    def __init__(self, html: str) -> None:
-        super().__init__()
-        self.tags: list[str] = []
-        self.targets: list[str] = []
-        self.text = ""
-        self._open: list[str] = []
-        self.feed(html)
-        assert self._open == []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        self.targets += [str(value) for name, value in attrs if name in LOADING]
-        assert not any(name.startswith("on") for name, _ in attrs)
-        if tag not in VOID:
-            self._open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.targets += [str(value) for name, value in attrs if name in LOADING]
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self._open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        self.text += data
 
 
 def record_of(body: dict[str, Any]) -> Record:

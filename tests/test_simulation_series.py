@@ -83,9 +83,20 @@ def test_an_update_of_no_examples_is_still_an_update() -> None:
     assert series.band([a_round(1, Update("a", 0, 1.0, 0.5))], "loss") == (Band(1, 1.0, 1.0, 1.0),)
 
 
-def test_rejections_by_code_most_frequent_first() -> None:
+def test_refusals_by_code_most_frequent_first() -> None:
+    """Three rounds, one attacker; phone-1 was late once."""
     record = record_of(num_devices=4, num_rounds=3, attackers=1)
-    assert series.rejections(record) == {"norm_too_large": 3}
+    assert list(series.refusals(record).items()) == [("norm_too_large", 3), ("round_over", 1)]
+    assert series.refusals(record_of(num_devices=4, num_rounds=3, attackers=1, refusals={})) == {
+        "norm_too_large": 3
+    }
+
+
+def test_what_became_of_a_devices_updates() -> None:
+    tallies = series.tallies(record_of(num_devices=5, num_rounds=3, attackers=1))
+    assert tallies["phone-0"] == series.Tally(3, 0)
+    assert tallies["phone-1"] == series.Tally(3, 1)  # late once
+    assert tallies["phone-4"] == series.Tally(0, 4)  # and held back three times
 
 
 def test_spread_by_hand() -> None:
@@ -170,13 +181,13 @@ def test_key_figures() -> None:
     assert cards["virtual time"].figure == "20 min"
     assert cards["up, all devices"] == views.Card("up, all devices", "200 MB", "10.0 MB a round")
     assert cards["updates averaged"].figure == "160"
-    assert cards["updates averaged"].note == "40 turned away, 5 tasks not finished"
+    assert cards["updates averaged"].note == "43 turned away, 5 tasks not finished"
 
 
 def test_attackers_beside_the_others() -> None:
     header, rows = views.attack_table(record_of(num_devices=10, num_rounds=3, attackers=2))
     assert header == ("attack", "devices", "updates averaged", "turned away")
-    assert rows == [("sign_flip", "2", "0", "6"), ("none", "8", "24", "0")]
+    assert rows == [("sign_flip", "2", "0", "6"), ("none", "8", "24", "3")]
     assert views.attack_table(record_of())[1] == []
 
 

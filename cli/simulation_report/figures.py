@@ -18,6 +18,7 @@ from fedfer.cli.simulation_report.series import (
     by_holdings,
     grouped,
     last_updates,
+    tallies,
 )
 from fedfer.cli.simulation_report.svg import (
     BYTE_UNITS,
@@ -26,7 +27,7 @@ from fedfer.cli.simulation_report.svg import (
     drawing,
     role,
     scale,
-    series,
+    series_color,
     whole_numbers,
 )
 
@@ -47,7 +48,7 @@ def curve(measure: str, found: Sequence[Point], bands: Sequence[Band], target: f
             axes.fill_between(rounds, low, high, color=role("band"), alpha=0.25, linewidth=0)
             axes.plot(rounds, [each.mean for each in bands], color=role("band"), linewidth=1.4)
         _line(axes, [each.round for each in found], [getattr(each, measure) for each in found])
-        _measure_axis(axes, measure, target)
+        measure_axis(axes, measure, target)
         axes.set_xlabel("round")
         whole_numbers(axes.xaxis)
     return drawn.svg
@@ -76,7 +77,7 @@ def accuracy_against(what: str, found: Sequence[Point], target: float | None) ->
     size, unit = scale(max(values, default=0), BYTE_UNITS if what == "bytes" else TIME_UNITS)
     with drawing(f"accuracy-by-{what}") as drawn:
         _line(drawn.axes, [value / size for value in values], [each.accuracy for each in found])
-        _measure_axis(drawn.axes, "accuracy", target)
+        measure_axis(drawn.axes, "accuracy", target)
         drawn.axes.set_xlabel(f"{unit} up and down" if what == "bytes" else f"virtual time, {unit}")
     return drawn.svg
 
@@ -91,7 +92,7 @@ def holdings(devices: Sequence[Device], num_labels: int) -> str:
         for k in range(num_labels):
             upper = np.append(tops[:, k], tops[-1, k])
             lower = np.append(tops[:, k] - counts[:, k], tops[-1, k] - counts[-1, k])
-            drawn.axes.fill_between(edges, lower, upper, step="post", color=series(k), linewidth=0)
+            drawn.axes.fill_between(edges, lower, upper, step="post", color=series_color(k), linewidth=0)
         if len(groups) == len(devices) <= MAX_COLUMNS / 2:
             drawn.axes.vlines(edges[1:-1], 0, tops[:, -1].max() * 1.02, color=role("paper"), linewidth=1.5)
         drawn.axes.set_xlim(0, edges[-1])
@@ -104,18 +105,18 @@ def holdings(devices: Sequence[Device], num_labels: int) -> str:
 
 def distributions(record: Record) -> str:
     """How devices differ: histograms, attackers' part in another colour."""
-    last = last_updates(record)
+    last, sent = last_updates(record), tallies(record)
     losses = {name: update.loss for name, update in last.items()}
     accuracies = {name: update.accuracy for name, update in last.items()}
     busy, time_unit = scale(max((d.busy_sec for d in record.devices), default=0), TIME_UNITS)
-    sent, byte_unit = scale(max((d.sent_bytes for d in record.devices), default=0), BYTE_UNITS)
+    sent_size, byte_unit = scale(max((d.sent_bytes for d in record.devices), default=0), BYTE_UNITS)
     panels: list[tuple[str, list[tuple[float, bool]]]] = [
         ("own accuracy, last update", _known(record, accuracies)),
         ("own loss, last update", _known(record, losses)),
         ("examples", [(d.num_examples, d.attack is not None) for d in record.devices]),
         (f"busy, {time_unit}", [(d.busy_sec / busy, d.attack is not None) for d in record.devices]),
-        (f"sent, {byte_unit}", [(d.sent_bytes / sent, d.attack is not None) for d in record.devices]),
-        ("updates accepted", [(d.num_accepted, d.attack is not None) for d in record.devices]),
+        (f"sent, {byte_unit}", [(d.sent_bytes / sent_size, d.attack is not None) for d in record.devices]),
+        ("updates averaged", [(sent[d.name].num_averaged, d.attack is not None) for d in record.devices]),
     ]
     with drawing("distributions", (11.4, 4.3), 2, 3) as drawn:
         for axes, (title, values) in zip(drawn.axes.flat, panels, strict=True):
@@ -155,7 +156,7 @@ def events(record: Record) -> list[tuple[str, list[float]]]:
         for update in each.updates:
             if update.code is not None:
                 found.setdefault(f"turned away: {update.code}", []).append(each.closed_sec)
-        if each.outcome != "committed":
+        if each.outcome not in (None, "committed"):
             found.setdefault(f"round {each.outcome}", []).append(each.closed_sec)
     kept = {name for name, _ in Counter({k: len(v) for k, v in found.items()}).most_common(MAX_KINDS)}
     return sorted(
@@ -168,7 +169,7 @@ def _line(axes: Any, x: Sequence[float], y: Sequence[float]) -> None:
     axes.plot(x, y, color=role("accent"), linewidth=2.2, marker=marker, markersize=3.5)
 
 
-def _measure_axis(axes: Any, measure: str, target: float | None) -> None:
+def measure_axis(axes: Any, measure: str, target: float | None) -> None:
     """Accuracy is shown from 0 to 100 %, loss from 0."""
     axes.margins(x=0.02)
     axes.set_ylabel("accuracy" if measure == "accuracy" else "loss, nats")

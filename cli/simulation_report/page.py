@@ -30,6 +30,7 @@ def render_report(record: Record) -> str:
     """The report as HTML."""
     return render(
         "report.html.jinja",
+        title=record.title or record.name,
         record=record,
         lead=views.lead(record),
         key_figures=views.cards(record),
@@ -43,8 +44,7 @@ def render_report(record: Record) -> str:
         spreads=views.spread_table(record),
         attacks=views.attack_table(record),
         devices=views.device_table(record),
-        rejections=[(code, f"{count:,}") for code, count in series.rejections(record).items()],
-        refusals=[(code, f"{count:,}") for code, count in sorted(record.refusals.items())],
+        refusals=views.refusal_table(record),
         faults=views.fault_table(record),
         settings=series.flat(record.scenario),
         model=series.flat({name: getattr(record.model, name) for name in MODEL_ENTRIES}),

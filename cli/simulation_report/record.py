@@ -22,8 +22,9 @@ STRICT = ConfigDict(strict=True, allow_inf_nan=False, frozen=True)
 
 Count = Annotated[int, Field(ge=0, le=2**53)]
 Seconds = Annotated[float, Field(ge=0, le=1e12)]
-Number = Annotated[float, Field(ge=-1e300, le=1e300)]
+Number = Annotated[float, Field(ge=-1e30, le=1e30)]
 Share = Annotated[float, Field(ge=0, le=1)]
+Claim = Annotated[float, Field(ge=0, le=1e30)]  # a share, if whoever says so is honest
 Text = Annotated[str, Field(max_length=2000)]
 LongText = Annotated[str, Field(max_length=200_000)]
 
@@ -43,10 +44,10 @@ class Model:
 
 @dataclass(config=STRICT)
 class Stop:
-    """Why it ended: a word for programs and one for people."""
+    """Why it ended: a word for programs and some for people."""
 
-    reason: Text
-    text: Text
+    reason: Text | None = None
+    text: Text | None = None
 
 
 @dataclass(config=STRICT)
@@ -81,7 +82,10 @@ class Final:
 
 @dataclass(config=STRICT)
 class Device:
-    """One device: what it holds, what it is, what it did. `label_counts` has an entry for each label."""
+    """One device: what it holds, what it is, what it did. `label_counts` has an entry for each label.
+
+    `num_accepted` and `num_rejected` are about uploads: of the accepted ones, gates may turn some away later.
+    """
 
     name: Text
     index: Count
@@ -105,7 +109,7 @@ class Update:
     device: Text
     num_examples: Count
     loss: Number | None = None
-    accuracy: Share | None = None
+    accuracy: Claim | None = None
     train_sec: Seconds | None = None
     code: Text | None = None
 
@@ -117,13 +121,13 @@ class Round:
     round: Count
     opened_sec: Seconds
     closed_sec: Seconds
-    wall_sec: Seconds
-    outcome: Text
+    wall_sec: Seconds | None = None
+    outcome: Text | None = None
     reason: Text | None = None
     loss: Number | None = None
     accuracy: Share | None = None
     train_loss: Number | None = None
-    train_accuracy: Share | None = None
+    train_accuracy: Claim | None = None
     bytes_up: Count = 0
     bytes_down: Count = 0
     updates: tuple[Update, ...] = ()

@@ -95,10 +95,28 @@ def accepted(each: Round) -> tuple[Update, ...]:
     return tuple(update for update in each.updates if update.code is None)
 
 
-def rejections(record: Record) -> dict[str, int]:
-    """Updates that were turned away, by code, the most frequent first."""
-    counts = Counter(u.code for each in record.rounds for u in each.updates if u.code is not None)
+def refusals(record: Record) -> dict[str, int]:
+    """How often the aggregator turned something away, by code, the most frequent first: uploads that it
+    refused, and updates that its gates held back when the round closed."""
+    gates = Counter(u.code for each in record.rounds for u in each.updates if u.code is not None)
+    counts = {code: max(gates[code], record.refusals.get(code, 0)) for code in {*gates, *record.refusals}}
     return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+
+
+@dataclass(frozen=True)
+class Tally:
+    """What became of what a device sent."""
+
+    num_averaged: int
+    num_turned_away: int
+
+
+def tallies(record: Record) -> dict[str, Tally]:
+    """By device: updates that went into a version, and those refused as they came or held back by gates."""
+    sent = [update for each in record.rounds for update in each.updates]
+    averaged = Counter(update.device for update in sent if update.code is None)
+    held_back = Counter(update.device for update in sent if update.code is not None)
+    return {d.name: Tally(averaged[d.name], held_back[d.name] + d.num_rejected) for d in record.devices}
 
 
 def last_updates(record: Record) -> dict[str, Update]:

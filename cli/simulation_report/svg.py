@@ -33,7 +33,7 @@ def role(name: str) -> str:
     return f"#0000{ROLES.index(name) + 1:02x}"
 
 
-def series(i: int) -> str:
+def series_color(i: int) -> str:
     """The stand-in of the colour of the i-th of several things."""
     return f"#0000{0x40 + i % NUM_SERIES:02x}"
 

@@ -8,13 +8,14 @@ from dataclasses import dataclass
 
 from fedfer.cli.simulation_report import series, words
 from fedfer.cli.simulation_report.record import Device, Record, Update
-from fedfer.cli.simulation_report.series import Point
+from fedfer.cli.simulation_report.series import Point, Tally
 from fedfer.cli.simulation_report.words import percent, percent_short, plural, seconds, size
 
 MAX_DEVICES = 100  # rows of a table; the record has the rest
 MAX_FAULTS = 200
 MAX_MATRIX_LABELS = 20
 MAX_CONFUSIONS = 25
+COMMITTED = (None, "committed")
 Table = tuple[tuple[str, ...], Sequence[tuple[str, ...]]]
 
 
@@ -35,7 +36,7 @@ def lead(record: Record) -> str:
     return (
         f"{plural(len(record.devices), 'device')} trained {record.model.name} "
         f"({record.model.num_parameters:,} parameters) for {plural(num_rounds(record), 'round')}{how}. "
-        f"It ended because {record.stop.text or record.stop.reason}."
+        f"It ended: {record.stop.text or record.stop.reason or 'no reason is given'}."
     )
 
 
@@ -49,7 +50,7 @@ def cards(record: Record) -> list[Card]:
     found = series.points(record)
     up, down = (sum(getattr(r, name) for r in record.rounds) for name in ("bytes_up", "bytes_down"))
     rounds = num_rounds(record)
-    failed = sum(1 for each in record.rounds if each.round > 0 and each.outcome != "committed")
+    failed = sum(1 for each in record.rounds if each.round > 0 and each.outcome not in COMMITTED)
     per_round = f"{size(up / rounds)} a round" if rounds else ""
     per_round_down = f"{size(down / rounds)} a round" if rounds else ""
     return [
@@ -78,12 +79,11 @@ def _accuracy_cards(record: Record, found: Sequence[Point]) -> list[Card]:
 
 
 def _updates_card(record: Record) -> Card:
-    accepted = sum(device.num_accepted for device in record.devices)
-    rejected = sum(series.rejections(record).values())
+    averaged = sum(len(series.accepted(each)) for each in record.rounds)
+    turned_away = sum(series.refusals(record).values())
     dropped = sum(device.num_dropped for device in record.devices)
-    return Card(
-        "updates averaged", f"{accepted:,}", f"{rejected:,} turned away, {dropped:,} tasks not finished"
-    )
+    note = f"{turned_away:,} turned away, {plural(dropped, 'task')} not finished"
+    return Card("updates averaged", f"{averaged:,}", note)
 
 
 def milestone_table(record: Record) -> Table:
@@ -131,14 +131,14 @@ def confusions_table(record: Record) -> Table:
 
 def spread_table(record: Record) -> Table:
     """How devices differ, in five numbers each."""
-    last = series.last_updates(record)
+    last, tallies = series.last_updates(record), series.tallies(record).values()
     columns: list[tuple[str, list[float], Callable[[float], str]]] = [
         ("own accuracy, last update", [u.accuracy for u in last.values() if u.accuracy is not None], percent),
         ("own loss, last update", [u.loss for u in last.values() if u.loss is not None], words.measure),
         ("examples", [d.num_examples for d in record.devices], _count),
         ("tasks", [d.num_tasks for d in record.devices], _count),
-        ("updates accepted", [d.num_accepted for d in record.devices], _count),
-        ("updates turned away", [d.num_rejected for d in record.devices], _count),
+        ("updates averaged", [each.num_averaged for each in tallies], _count),
+        ("updates turned away", [each.num_turned_away for each in tallies], _count),
         ("tasks not finished", [d.num_dropped for d in record.devices], _count),
         ("busy", [d.busy_sec for d in record.devices], seconds),
         ("received", [d.received_bytes for d in record.devices], size),
@@ -159,34 +159,37 @@ def _count(value: float) -> str:
 def attack_table(record: Record) -> Table:
     """What became of the updates of each kind of attacker, and of the others; no rows without attackers."""
     kinds = sorted({device.attack for device in record.devices if device.attack is not None})
-    rows = []
+    rows, by_name = [], series.tallies(record)
     for kind in [*kinds, None] if kinds else []:
-        of_kind = [device for device in record.devices if device.attack == kind]
-        accepted, rejected = (sum(getattr(d, n) for d in of_kind) for n in ("num_accepted", "num_rejected"))
-        rows.append((kind or "none", f"{len(of_kind):,}", f"{accepted:,}", f"{rejected:,}"))
+        found = [by_name[device.name] for device in record.devices if device.attack == kind]
+        averaged, turned_away = (sum(t.num_averaged for t in found), sum(t.num_turned_away for t in found))
+        rows.append((kind or "none", f"{len(found):,}", f"{averaged:,}", f"{turned_away:,}"))
     return ("attack", "devices", "updates averaged", "turned away"), rows
 
 
 def device_table(record: Record) -> Table:
     """One row a device; of many, those first that something was amiss with."""
-    last = series.last_updates(record)
-    chosen = list(record.devices)
-    if len(chosen) > MAX_DEVICES:
-        chosen.sort(key=lambda d: (d.attack is None, -d.num_rejected, -d.num_dropped, -d.busy_sec, d.index))
-    rows = [_device_row(d, last) for d in chosen[:MAX_DEVICES]]
-    header = ("device", "attack", "examples", "tasks", "accepted", "turned away", "not finished")
+    last, tallies = series.last_updates(record), series.tallies(record)
+
+    def amiss(d: Device) -> tuple[float, ...]:
+        turned_away = tallies[d.name].num_turned_away
+        return d.attack is None, -turned_away, -d.num_dropped, -d.busy_sec, d.index
+
+    many = len(record.devices) > MAX_DEVICES
+    chosen = sorted(record.devices, key=amiss)[:MAX_DEVICES] if many else record.devices
+    rows = [_device_row(d, tallies[d.name], last.get(d.name)) for d in chosen]
+    header = ("device", "attack", "examples", "tasks", "averaged", "turned away", "not finished")
     return (*header, "accuracy", "loss", "busy", "received", "sent"), rows
 
 
-def _device_row(device: Device, last: dict[str, Update]) -> tuple[str, ...]:
-    update = last.get(device.name)
+def _device_row(device: Device, tally: Tally, update: Update | None) -> tuple[str, ...]:
     return (
         device.name,
         device.attack or "",
         f"{device.num_examples:,}",
         f"{device.num_tasks:,}",
-        f"{device.num_accepted:,}",
-        f"{device.num_rejected:,}",
+        f"{tally.num_averaged:,}",
+        f"{tally.num_turned_away:,}",
         f"{device.num_dropped:,}",
         percent(update.accuracy if update else None),
         words.measure(update.loss if update else None),
@@ -202,11 +205,12 @@ def round_table(record: Record) -> Table:
     num = record.final.measures.num_examples if record.final.measures else 0
     rows = []
     for each in record.rounds:
+        outcome = words.join(": ", each.outcome, each.reason) or "-"
         band, accepted = own.get(each.round), len(series.accepted(each))
         rows.append(
             (
                 str(each.round),
-                each.outcome if not each.reason else f"{each.outcome}: {each.reason}",
+                outcome,
                 percent(each.accuracy, num),
                 words.measure(each.loss),
                 f"{percent(band.mean)} ({band.low:.0%} to {band.high:.0%})" if band else "-",
@@ -220,6 +224,12 @@ def round_table(record: Record) -> Table:
         )
     header = ("round", "outcome", "accuracy", "loss", "devices' accuracy", "averaged", "turned away")
     return (*header, "up", "down", "virtual time", "computed in"), rows
+
+
+def refusal_table(record: Record) -> Table:
+    """What was turned away, by code, with the codes' meaning where it is known here."""
+    rows = [(code, f"{num:,}", words.CODES.get(code, "")) for code, num in series.refusals(record).items()]
+    return ("code", "times", ""), rows
 
 
 def fault_table(record: Record) -> Table:

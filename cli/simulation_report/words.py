@@ -2,6 +2,22 @@
 
 from fedfer.cli.progress import duration
 
+# What codes of docs/protocol.md say that a simulation meets often.
+CODES = {
+    "round_over": "the round had closed before the update came",
+    "too_stale": "trained from a version that is too old",
+    "wrong_base": "trained from another version than the round's",
+    "wrong_model": "a checkpoint of another model",
+    "already_reported": "another update of this device was in already",
+    "not_assigned": "the device had no work in this round",
+    "not_finite": "NaN or infinity in the checkpoint",
+    "out_of_range": "a variance below zero",
+    "truncated": "the body ended too early",
+    "norm_too_large": "a gate: a step much longer than the others'",
+    "holdout_drop": "a gate: alone, it makes the model worse",
+    "training_over": "the run was over",
+    "aggregating": "the buffer was being averaged; sent again",
+}
 MANY_IMAGES = 1000  # from so many on, a second decimal of a percentage means something
 
 
@@ -36,6 +52,11 @@ def seconds(value: float | None) -> str:
     if value is None:
         return "-"
     return f"{value:.1f} s" if value < 60 else duration(value)
+
+
+def join(separator: str, *parts: str | None) -> str:
+    """The parts that are there."""
+    return separator.join(part for part in parts if part)
 
 
 def plural(count: int, noun: str) -> str:
