@@ -137,7 +137,7 @@ def test_the_table(folders: list[Path]) -> None:
     )
     assert lines == [
         "iid 10 20 95.0% 0.0257 98.4% 20 8 8 min 160 MB 20 min 200 MB 200 MB 3",
-        "few 10 4 59.0% 0.4910 61.8% 4 not reached - - 4 min 40.0 MB 40.0 MB 3",
+        "few 10 4 59.0% 0.4912 61.8% 4 not reached - - 4 min 40.0 MB 40.0 MB 3",
         "",
         "setting that differs iid few",
         "run.num_rounds 20 4",
