@@ -30,7 +30,7 @@ HELP = "run emulated phones against an aggregator"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--server", required=True, metavar="URL", help="the aggregator, as http://HOST:PORT")
+    add("--server", metavar="URL", help="the aggregator, as http://HOST:PORT; has to be given")
     add("--run", dest="run_name", metavar="NAME", help="run to work for; if not given, the server chooses")
     add(
         "--enrol-key-file",
@@ -52,6 +52,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--usage", metavar="NAME", help=USAGE_HELP)
     add_partition_arguments(parser)
     add("--examples-per-device", type=int, metavar="N", help="images per phone; all shared out, if not given")
+    add(
+        "--plot-partition",
+        type=Path,
+        metavar="FILE.png",
+        help="draw who holds what and exit; needs no server",
+    )
     add("--processes", type=int, default=2, metavar="N", help="processes that carry the phones")
     add("--seed", type=int, default=0, metavar="N", help="seed of partition, image order and dropout")
     add(
@@ -104,6 +110,11 @@ def run(args: argparse.Namespace) -> int:
     from fedfer.android_stub.fleet import ending_on_signals, run_fleet
     from fedfer.android_stub.worker import WorkerSettings
 
+    if args.plot_partition is not None:
+        print(plot_partition(args))
+        return 0
+    if args.server is None:
+        raise UsageError("expected --server URL, the aggregator to work for (or --plot-partition FILE.png)")
     enrol_key = read_key(args.enrol_key_file, ENROL_VARIABLE, os.environ, _warn)
     engine = engine_choice(args)
     holdings = load_holdings(args)
@@ -154,6 +165,28 @@ def load_parts(args: argparse.Namespace) -> "tuple[LabelledImages, Parts]":
     )
     count = num_owners(images.owners) if args.count is None and images.owners is not None else args.count
     return images, partition(images.labels, count, settings, owners=images.owners, seed=args.seed)
+
+
+def plot_partition(args: argparse.Namespace) -> str:
+    """Draws who holds what; returns a line about it. Raises UsageError, DataError."""
+    import io
+    from importlib.util import find_spec
+
+    if find_spec("matplotlib") is None:
+        raise UsageError("--plot-partition draws with matplotlib: pip install 'fedfer[plot]'")
+    from fedfer.cli.export import write_whole
+    from fedfer.cli.partition_plot import describe_partition, draw_partition
+    from fedfer.model.partition import partition_counts
+    from fedfer.model.sources import label_names
+
+    write_whole(args.plot_partition, None, "--plot-partition")
+    images, parts = load_parts(args)
+    names = label_names(args.data)
+    counts = partition_counts(images.labels, parts, len(names))
+    picture = io.BytesIO()
+    draw_partition(picture, counts, names, f"Who holds what: {args.partition}, seed {args.seed}")
+    write_whole(args.plot_partition, picture.getvalue())
+    return f"wrote {args.plot_partition}: {describe_partition(counts)}"
 
 
 class Narrator:

@@ -207,7 +207,7 @@ def model_and_labels(args: argparse.Namespace) -> "tuple[keras.Model, tuple[str,
     return model, tuple(str(number) for number in range(loss.num_classes_of.get(outputs, outputs)))
 
 
-def write_whole(path: Path, content: bytes | None) -> None:
+def write_whole(path: Path, content: bytes | None, option: str = "--output") -> None:
     """Writes the file under another name and renames it: nobody sees half of it. Without content it only
     finds out whether that is possible, before time is spent on it. Raises UsageError."""
     from contextlib import suppress
@@ -216,7 +216,7 @@ def write_whole(path: Path, content: bytes | None) -> None:
 
     if not path.name or path.is_dir():
         reason = "Is a directory" if path.name else "it names no file"
-        raise UsageError(f"cannot write {path}: {reason}; choose another --output")
+        raise UsageError(f"cannot write {path}: {reason}; choose another {option}")
     part = path.with_name(path.name + ".part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -228,4 +228,4 @@ def write_whole(path: Path, content: bytes | None) -> None:
     except OSError as error:
         with suppress(OSError):
             part.unlink()
-        raise UsageError(f"cannot write {path}: {error.strerror}; choose another --output") from None
+        raise UsageError(f"cannot write {path}: {error.strerror}; choose another {option}") from None

@@ -116,3 +116,9 @@ def _check(num_images: int, num_devices: int, settings: PartitionSettings, seed:
             f"{num_devices} devices need {num_devices * least} images ({each} each); "
             f"received {num_images}: take more images, or fewer devices"
         )
+
+
+def partition_counts(labels: NDArray[np.integer[Any]], parts: Parts, num_labels: int) -> NDArray[np.int64]:
+    """How many images of each label each device holds: int64 (num_devices, num_labels)."""
+    counts = [np.bincount(labels[part], minlength=num_labels) for part in parts]
+    return np.array(counts, np.int64).reshape(len(parts), -1)

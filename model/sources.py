@@ -6,11 +6,17 @@ from fedfer.model.data import LabelledImages
 from fedfer.model.errors import UsageError
 from fedfer.model.faces import draw_faces
 from fedfer.model.fer2013 import read_fer2013
-from fedfer.model.idx import read_mnist
+from fedfer.model.idx import NUM_DIGITS, read_mnist
+from fedfer.model.labels import LABELS
 
 DRAWN = "drawn"
 MNIST = "mnist:"  # and the folder that holds the four idx files
 MAX_DRAWN = 1_000_000
+
+
+def label_names(source: str) -> tuple[str, ...]:
+    """What the labels 0, 1, ... of a source are called."""
+    return tuple(map(str, range(NUM_DIGITS))) if source.startswith(MNIST) else LABELS
 
 
 def load_images(
