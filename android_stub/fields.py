@@ -37,6 +37,21 @@ class Fields:
             raise self._bad(f"`{name}` is not text")
         return value
 
+    def optional_text(self, name: str) -> str | None:
+        return None if self._body.get(name) is None else self.text(name)
+
+    def flag(self, name: str) -> bool:
+        value = self._body.get(name)
+        if not isinstance(value, bool):
+            raise self._bad(f"`{name}` is neither true nor false")
+        return value
+
+    def objects(self, name: str) -> "list[Fields]":
+        value = self._body.get(name)
+        if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
+            raise self._bad(f"`{name}` is not a list of objects")
+        return [Fields(item, self._status) for item in value]
+
     def digest(self, name: str) -> str:
         return self._matching(name, _DIGEST, "a sha256 in lower-case hex")
 

@@ -4,12 +4,10 @@ Each process gets the images of its own devices and holds one interpreter. If a 
 process dies, all are stopped: a fleet either finishes or says why not.
 """
 
-import multiprocessing
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection as Pipe
 from multiprocessing.connection import wait
 from multiprocessing.context import SpawnProcess
@@ -18,6 +16,7 @@ from fedfer.android_stub.cache import Cache
 from fedfer.android_stub.connection import check_url
 from fedfer.android_stub.device import DeviceSpec
 from fedfer.android_stub.events import Event, Failed, Finished
+from fedfer.android_stub.processes import start_process, stop_process
 from fedfer.android_stub.summary import FleetSummary, Tally
 from fedfer.android_stub.worker import WorkerSettings, run_worker
 from fedfer.model.data import LabelledImages
@@ -84,19 +83,8 @@ def _check(settings: WorkerSettings, specs: Sequence[DeviceSpec], num_processes:
 
 
 def _start(settings: WorkerSettings, specs: Sequence[DeviceSpec]) -> _Worker:
-    spawn = multiprocessing.get_context("spawn")  # a forked interpreter or HTTP client may hang
-    receiving, sending = spawn.Pipe(duplex=False)
-    process = spawn.Process(target=run_worker, args=(settings, specs, sending), daemon=True)
-    resource_tracker.ensure_running()  # started by the first process otherwise, and it lifts the mask below
-    # Ctrl-C reaches the whole process group, but only this process acts on it and then stops the others:
-    # they inherit the mask. What comes meanwhile is delivered when the mask is lifted.
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        process.start()
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-    sending.close()  # or the end of the process would not be seen as the end of its events
-    return _Worker(process, receiving, {spec.name for spec in specs})
+    process, events = start_process(run_worker, settings, specs, duplex=False)
+    return _Worker(process, events, {spec.name for spec in specs})
 
 
 def _watch(workers: Sequence[_Worker], on_event: Callable[[Event], None]) -> Tally:
@@ -142,8 +130,5 @@ def _stop(workers: Sequence[_Worker]) -> None:
         if worker.process.is_alive():
             worker.process.terminate()
     for worker in workers:
-        worker.process.join(STOP_SEC)
-        if worker.process.is_alive():
-            worker.process.kill()
-            worker.process.join()
+        stop_process(worker.process, STOP_SEC)
         worker.events.close()

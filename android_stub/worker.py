@@ -4,15 +4,11 @@ It ends when all its devices have finished, when one cannot go on, and when its 
 """
 
 import heapq
-import os
 import random
-import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from multiprocessing import parent_process
 from multiprocessing.connection import Connection as Pipe
-from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Protocol
 
@@ -22,6 +18,7 @@ from fedfer.android_stub.client import AggregatorClient
 from fedfer.android_stub.connection import Connection, Retrying, open_http
 from fedfer.android_stub.device import Device, DeviceSpec
 from fedfer.android_stub.events import Event, Failed, Note
+from fedfer.android_stub.processes import exit_with_parent
 from fedfer.android_stub.workbench import Workbench
 from fedfer.export.engines import EngineChoice
 from fedfer.model.errors import FedferError
@@ -51,7 +48,7 @@ class WorkerSettings:
 
 def run_worker(settings: WorkerSettings, specs: Sequence[DeviceSpec], events: Pipe) -> None:
     """The body of a process: sends events until it ends; the last one is Failed if a device gave up."""
-    threading.Thread(target=_exit_with_parent, daemon=True).start()
+    exit_with_parent()
     with open_http(settings.server_url, ca_file=settings.ca_file) as http:
         workbench = Workbench(Cache(settings.cache_dir), settings.engine)
         devices = []
@@ -91,11 +88,3 @@ def _retrying(settings: WorkerSettings, spec: DeviceSpec, report: Callable[[Even
         sleep=time.sleep,
         on_pause=lambda text: report(Note(spec.name, text)),
     )
-
-
-def _exit_with_parent() -> None:
-    """A fleet that is killed outright leaves no processes behind."""
-    parent = parent_process()
-    if parent is not None:
-        wait([parent.sentinel])
-        os._exit(1)

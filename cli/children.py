@@ -19,6 +19,7 @@ from fedfer.cli.key_files import ADMIN_VARIABLE, ENROL_VARIABLE
 from fedfer.model.errors import FedferError
 
 STOP_SEC = 10.0
+COMMANDS = "fedfer.cli.main"
 KEY_VARIABLES = (ENROL_VARIABLE, ADMIN_VARIABLE)
 LOG_TAIL_LINES = 12
 LOG_TAIL_BYTES = 8192
@@ -31,13 +32,14 @@ def _environment() -> dict[str, str]:
 
 
 class Child:
-    """One `fedfer` command that runs in the background, with stdout and stderr in its log."""
+    """One `fedfer` command, or another module that can be run, in the background, with stdout and stderr in
+    its log."""
 
-    def __init__(self, arguments: Sequence[str], log: Path) -> None:
-        self.name, self.log = arguments[0], log
+    def __init__(self, arguments: Sequence[str], log: Path, module: str = COMMANDS) -> None:
+        self.name, self.log = arguments[0] if module == COMMANDS else module.rpartition(".")[2], log
         with log.open("wb") as output:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "fedfer.cli.main", *arguments],
+                [sys.executable, "-m", module, *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -99,7 +101,14 @@ class Children:
 
     def start(self, *arguments: str) -> Child:
         """`fedfer` with these arguments; its log is named after the command."""
-        child = Child(arguments, self._log_dir / f"{arguments[0]}.log")
+        return self._keep(Child(arguments, self._log_dir / f"{arguments[0]}.log"))
+
+    def start_module(self, module: str, *arguments: str) -> Child:
+        """A module that can be run, with these arguments; its log is named after it."""
+        log = self._log_dir / f"{module.rpartition('.')[2]}.log"
+        return self._keep(Child(arguments, log, module))
+
+    def _keep(self, child: Child) -> Child:
         self._children.append(child)
         return child
 

@@ -16,7 +16,8 @@ from fedfer.model.errors import FedferError
 
 COMMANDS = (
     *("train", "export", "inspect", "keys", "serve", "devices"),
-    *("runs", "rounds", "versions", "evaluate", "inference", "demo", "report", "compare"),
+    *("runs", "rounds", "versions", "evaluate", "inference", "demo"),
+    *("simulate", "report", "compare"),
 )
 
 

@@ -10,9 +10,10 @@ import signal
 import socket
 import ssl
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fedfer.aggregator import logs
 from fedfer.aggregator.config import (
@@ -36,6 +37,9 @@ from fedfer.cli.settings import (
     values_of,
 )
 from fedfer.model.errors import UsageError
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
 
 HELP = "run the aggregator that devices train with"
 
@@ -143,6 +147,7 @@ def settings_of(args: argparse.Namespace, environ: Mapping[str, str]) -> dict[st
 
 def run(args: argparse.Namespace) -> int:
     """Serves until SIGTERM or SIGINT. Raises FedferError when it cannot start."""
+    from fedfer.aggregator.app import create_app
     from fedfer.export.checkpoint import digest_of
     from fedfer.export.contract import load_model_bytes, read_contract
 
@@ -169,25 +174,21 @@ def run(args: argparse.Namespace) -> int:
     logs.set_up(args.log_format, sys.stderr)
     logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)  # what fails at start is one line of ours
     where = url(address, port, "https" if access.tls else "http")
-    serve(config, listener, f"serving {served} on {where}", access.tls)
+    serve(create_app(config), config, listener, f"serving {served} on {where}", access.tls)
     return 0
 
 
 def serve(
+    app: "FastAPI",
     config: ServerConfig,
     listener: socket.socket,
     ready: str,
     tls: ssl.SSLContext | None = None,
-    clock: Callable[[], float] | None = None,
 ) -> None:
-    """Serves on the socket until a signal; prints `ready` when it accepts connections. `clock` as for
-    `create_app`. Raises FedferError."""
+    """Serves on the socket until a signal; prints `ready` when it accepts connections. Raises FedferError."""
     import uvicorn
 
-    from fedfer.aggregator.app import create_app
     from fedfer.aggregator.http_server import uvicorn_config
-
-    app = create_app(config, clock)
 
     class Server(uvicorn.Server):
         """Says when it accepts connections."""

@@ -1,0 +1,328 @@
+"""A simulation from its scenario to its record: model, data, aggregator, fleet, results."""
+
+import hashlib
+import importlib.util
+import json
+import shutil
+import time
+from contextlib import closing
+from dataclasses import asdict
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedfer.aggregator.run_files import parse_settings
+from fedfer.android_stub.cache import Cache
+from fedfer.android_stub.simulation.attacks import attack_settings, attackers
+from fedfer.android_stub.simulation.faults import fault_settings
+from fedfer.android_stub.simulation.fleets import fleet_profiles
+from fedfer.android_stub.simulation.journal import Journal
+from fedfer.android_stub.simulation.phone import Phone
+from fedfer.android_stub.simulation.pool import ProcessPool
+from fedfer.android_stub.simulation.record import FORMAT, Recorder, device_record, target_of
+from fedfer.android_stub.simulation.scenario import DataSource, Scenario, resolved
+from fedfer.android_stub.simulation.server_link import ServerLink, Standing
+from fedfer.android_stub.simulation.simulation import Fleet, Position, Simulation
+from fedfer.android_stub.simulation.tasks import BenchSettings, store_data
+from fedfer.cli.children import Children, wait_for_line
+from fedfer.cli.progress import Progress, Seen, duration
+from fedfer.cli.simulated_server import RUN, SimulatedServer
+from fedfer.cli.watch import Screen
+from fedfer.export.checkpoint import max_checkpoint_bytes
+from fedfer.export.contract import Contract, read_contract
+from fedfer.export.evaluation import evaluate
+from fedfer.export.isolation import call_isolated
+from fedfer.export.runtime import pick_runtime
+from fedfer.model.data import LabelledImages, check_fit
+from fedfer.model.errors import UsageError
+from fedfer.model.partition import partition
+from fedfer.model.sources import load_images
+
+READY_SEC = 600.0
+KEPT_VERSIONS = 5  # on disk, unless the scenario has a rule of its own
+
+
+class SimulatedRun:
+    """One scenario in one output directory:
+
+    record.json, report.html, final.safetensors, model.tflite       results
+    work/                                              what the simulation needs to go on
+    """
+
+    def __init__(
+        self, scenario: Scenario, output: Path, runtime: str, num_processes: int, command: str
+    ) -> None:
+        self._scenario, self._output, self._command = scenario, output, command
+        self._runtime, self._num_processes = pick_runtime(runtime), num_processes
+        self._work = output / "work"
+        self._screen = Screen()
+        self._started_at = datetime.now(UTC)
+        self._started = time.monotonic()
+
+    def run(self, fresh: bool) -> dict[str, Any]:
+        """The record, as it is written too. Raises FedferError."""
+        scenario = self._scenario
+        parse_settings(self._run_settings())  # refused here rather than in minutes
+        fault_settings(scenario.faults)
+        if fresh:
+            shutil.rmtree(self._work, ignore_errors=True)
+        self._make_directories()
+        images = load_images(
+            **source_of(scenario.data, "--data", scenario.folder), owner_column=scenario.partition.column
+        )
+        holdings = partition_of(scenario, images)
+        with Children(self._work / "logs") as children:
+            model = self._model(children)
+            contract = read_contract(model)
+            check_fit(images, contract.image_shape, len(contract.labels))
+            store_data(images, self._work / "data")
+            fleet = fleet_of(scenario, holdings)
+            recorder = Recorder(max_checkpoint_bytes(contract))
+            journal = Journal(self._work, self._work / "server", self._identity(model))
+            kept = journal.find()
+            if kept is not None:
+                journal.put_back()
+            else:
+                shutil.rmtree(self._work / "server", ignore_errors=True)
+            link = self._serve(children, model)
+            with closing(link):
+                standing, wall_sec = self._simulate(link, fleet, recorder, journal, kept)
+                self._keep_final(link, contract, standing)
+        record = self._record(contract, model, images.labels, fleet, recorder, standing, wall_sec)
+        (self._output / "record.json").write_text(json.dumps(record, indent=1, allow_nan=False) + "\n")
+        self._report()
+        self._say_end(record)
+        return record
+
+    def _report(self) -> None:
+        """The page beside the record, where there is matplotlib to draw it with."""
+        if importlib.util.find_spec("matplotlib") is None:
+            self._screen.line("no report.html without matplotlib: pip install 'fedfer[plot]'")
+            return
+        from fedfer.cli.simulation_report.page import write_report
+        from fedfer.cli.simulation_report.record import read_record
+
+        write_report(self._output / "report.html", read_record(self._output / "record.json"))
+
+    def _simulate(
+        self,
+        link: ServerLink,
+        fleet: Fleet,
+        recorder: Recorder,
+        journal: Journal,
+        kept: dict[str, Any] | None,
+    ) -> tuple[Standing, float]:
+        """Where the run ended, and how long all of it took in real time."""
+        before_sec = 0.0 if kept is None else kept["wall_sec"]
+        num_rounds = parse_settings(self._run_settings()).num_rounds
+        rounds_done = 0 if kept is None else len(kept["simulation"]["recorder"]["rounds"]) - 1
+        progress = Progress(self._screen, num_rounds, self._wall_sec(), rounds_done)
+        bench = BenchSettings(self._work / "data", self._runtime)
+        with closing(ProcessPool(bench, self._num_processes)) as pool:
+            simulation = Simulation(
+                fleet,
+                link,
+                pool,
+                recorder,
+                self._work / "updates",
+                lambda position: self._show(position, recorder, progress),
+                self._scenario.target_accuracy,
+            )
+
+            def state() -> dict[str, Any]:
+                return {"simulation": simulation.state(), "wall_sec": before_sec + self._wall_sec()}
+
+            simulation.on_round = lambda: journal.keep(state)
+            if kept is not None:
+                simulation.restore(kept["simulation"])
+                self._screen.line(f"going on after round {recorder.next_round - 1}")
+            standing = simulation.run()
+            return standing, before_sec + self._wall_sec()
+
+    def _model(self, children: Children) -> Path:
+        """The `.tflite`, exported if the scenario says from what, unless that was done before."""
+        source, output = self._scenario.model, self._output / "model.tflite"
+        if source.path is not None:
+            shutil.copyfile(self._scenario.folder / source.path, output)
+            return output
+        options = [f"--{name}={value}" for name, value in self._scenario.model_options.items()]
+        arguments = ["export", *([source.source] if source.source else []), *options, f"--output={output}"]
+        made_with = self._work / "export.json"
+        if output.exists() and made_with.exists() and json.loads(made_with.read_text()) == arguments:
+            return output
+        self._screen.line("exporting the model, and checking it in the runtime that phones have ...")
+        export = children.start(*arguments)
+        while export.is_running():
+            self._screen.now(f"{self._wall_sec():.0f} s")
+            time.sleep(0.2)
+        made_with.write_text(json.dumps(arguments))
+        return output
+
+    def _serve(self, children: Children, model: Path) -> ServerLink:
+        """An aggregator in a process of its own."""
+        server = SimulatedServer(
+            data_dir=str(self._work / "server"),
+            model=str(model),
+            settings=self._run_settings(),
+            runtime=self._runtime,
+            active_sec=self._scenario.server.active_sec,
+            pace=dict(self._scenario.server.pace),
+        )
+        config = self._work / "server.json"
+        config.write_text(json.dumps(asdict(server)))
+        child = children.start_module("fedfer.cli.simulated_server", str(config))
+        url = wait_for_line(child, "serving on ", READY_SEC).rpartition(" ")[2]
+        cache = Cache(self._work / "cache")
+        return ServerLink(url, cache, RUN, self._screen.line)
+
+    def _run_settings(self) -> dict[str, Any]:
+        """Of the run, as in a run file."""
+        scenario = self._scenario
+        settings: dict[str, Any] = {"seed": scenario.seed, "retention": {"keep_last": KEPT_VERSIONS}}
+        settings |= {key: value for key, value in scenario.run.items() if key != "rounds"}
+        settings["rounds"] = {"min_devices": scenario.num_devices, **scenario.run.get("rounds", {})}
+        if scenario.holdout is not None:
+            settings["holdout"] = source_of(scenario.holdout, "--holdout-data", scenario.folder)
+        return settings
+
+    def _identity(self, model: Path) -> dict[str, Any]:
+        """What a simulation must have in common with the one that it goes on with."""
+        plain = self._scenario.as_json()
+        plain.pop("title")
+        digest = hashlib.sha256(model.read_bytes()).hexdigest()
+        return {**plain, "model_sha256": digest, "runtime": self._runtime_name()}
+
+    def _keep_final(self, link: ServerLink, contract: Contract, standing: Standing) -> None:
+        path = link.client("result").fetch_weights(standing.weights, max_checkpoint_bytes(contract))
+        shutil.copyfile(path, self._output / "final.safetensors")
+
+    def _record(
+        self,
+        contract: Contract,
+        model: Path,
+        labels: NDArray[np.uint8],
+        fleet: Fleet,
+        recorder: Recorder,
+        standing: Standing,
+        wall_sec: float,
+    ) -> dict[str, Any]:
+        scenario, final = self._scenario, self._output / "final.safetensors"
+        num_labels, content = len(contract.labels), model.read_bytes()
+        counts = [np.bincount(labels[part], minlength=num_labels).tolist() for part in fleet.holdings]
+        attack = fleet.attack.kind if fleet.attack else None
+        stop = {"reason": standing.stop_reason, "text": standing.stop_text}
+        if not standing.is_over:
+            stop = {"reason": "target", "text": f"accuracy {scenario.target_accuracy} was reached"}
+        return {
+            "format": FORMAT,
+            "name": scenario.name,
+            "title": scenario.title,
+            "scenario": scenario.as_json(),
+            "toml": scenario.toml,
+            "command": self._command,
+            "fedfer_version": version("fedfer"),
+            "runtime": self._runtime_name(),
+            "engine": "tflite",
+            "num_processes": self._num_processes,
+            "seed": scenario.seed,
+            "started_at": self._started_at.isoformat(timespec="seconds").replace("+00:00", "Z"),
+            "wall_sec": round(wall_sec, 3),
+            "virtual_sec": recorder.rounds[-1]["closed_sec"],
+            "model": {
+                "name": scenario.model.source or scenario.model.path or "vgg",
+                "sha256": hashlib.sha256(content).hexdigest(),
+                "contract": contract.digest,
+                "num_bytes": len(content),
+                "num_parameters": sum(int(np.prod(spec.shape)) for spec in contract.weights),
+                "checkpoint_bytes": final.stat().st_size,
+                "labels": list(contract.labels),
+            },
+            "stop": stop,
+            "target": target_of(recorder.rounds, scenario.target_accuracy),
+            "final": {
+                "weights": standing.weights,
+                "round": recorder.next_round - 1,
+                "measures": self._final_measures(model, final),
+            },
+            "devices": [
+                device_record(phone, counts[phone.index], attack if phone.index in fleet.attackers else None)
+                for phone in fleet.phones
+            ],
+            "rounds": recorder.rounds,
+            "refusals": dict(recorder.refusals),
+            "faults": recorder.faults,
+        }
+
+    def _final_measures(self, model: Path, weights: Path) -> dict[str, Any] | None:
+        if self._scenario.holdout is None:
+            return None
+        images = load_images(**self._run_settings()["holdout"])
+        measures = call_isolated(evaluate, model, weights, images, runtime=self._runtime)
+        return asdict(measures)
+
+    def _runtime_name(self) -> str:
+        return f"{self._runtime} {version(self._runtime)}"
+
+    def _make_directories(self) -> None:
+        try:
+            for name in ("logs", "updates", "cache"):
+                (self._work / name).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UsageError(
+                f"cannot write to {self._output}: {error.strerror}; name another --output"
+            ) from None
+
+    def _show(self, position: Position, recorder: Recorder, progress: Progress) -> None:
+        if position.round_closed:
+            done = recorder.rounds[-1]
+            measured = "" if done["accuracy"] is None else f", accuracy {done['accuracy']:.4f}"
+            self._screen.line(
+                f"round {done['round']}: {len(done['updates'])} updates{measured}, "
+                f"{duration(position.now_sec)} of virtual time"
+            )
+        progress.update(
+            Seen(
+                self._wall_sec(),
+                max(0, recorder.next_round - 1),
+                position.num_updates,
+                position.num_clients,
+                recorder.accuracy,
+            )
+        )
+
+    def _say_end(self, record: dict[str, Any]) -> None:
+        self._screen.line(f"{record['stop']['text']}; written to {self._output}")
+
+    def _wall_sec(self) -> float:
+        return time.monotonic() - self._started
+
+
+def fleet_of(scenario: Scenario, holdings: list[NDArray[np.intp]]) -> Fleet:
+    """The phones with their profiles, and who of them attacks. Raises UsageError."""
+    trace = None if scenario.trace is None else scenario.folder / scenario.trace
+    profiles = fleet_profiles(scenario.profiles, trace, len(holdings), scenario.seed)
+    phones = [
+        Phone(index, f"phone-{index}", len(part), profile)
+        for index, (part, profile) in enumerate(zip(holdings, profiles, strict=True))
+    ]
+    attack = attack_settings(scenario.attack) if scenario.attack else None
+    who = attackers(attack, len(phones), scenario.seed) if attack else frozenset()
+    return Fleet(scenario.seed, phones, holdings, attack, who, scenario.model.memory_mb * 1e6)
+
+
+def partition_of(scenario: Scenario, images: LabelledImages) -> list[NDArray[np.intp]]:
+    """Who holds which images. Raises UsageError."""
+    return partition(
+        images.labels, scenario.num_devices, scenario.partition, owners=images.owners, seed=scenario.seed
+    )
+
+
+def source_of(data: DataSource, option: str, folder: Path) -> dict[str, Any]:
+    """What `load_images` takes. Raises UsageError."""
+    if data.source is None:
+        raise UsageError(f"the scenario names no images; give {option} SOURCE")
+    return {**vars(data), "source": resolved(data.source, folder)}

@@ -1,0 +1,127 @@
+"""`fedfer simulate`: an aggregator and a fleet in virtual time, in real processes over real sockets."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+SCENARIO = """
+name = "tiny"
+[model]
+path = "model.tflite"
+[data]
+take = 48
+source = "drawn"
+[holdout]
+source = "drawn"
+skip = 48
+take = 20
+[partition]
+scheme = "iid"
+num_devices = 6
+[run]
+num_rounds = 3
+[run.rounds]
+num_clients = 3
+local_epochs = 2
+batch_size = 4
+learning_rate = 0.05
+"""
+
+
+@pytest.fixture
+def scenario(tmp_path: Path, tiny_tflite: Path) -> Path:
+    (tmp_path / "model.tflite").write_bytes(tiny_tflite.read_bytes())
+    path = tmp_path / "tiny.toml"
+    path.write_text(SCENARIO)
+    return path
+
+
+def command(scenario: Path, *more: str) -> list[str]:
+    return [sys.executable, "-m", "fedfer.cli.main", "simulate", str(scenario), *more]
+
+
+def simulate(scenario: Path, output: str, *more: str) -> dict[str, Any]:
+    place = scenario.parent / output
+    done = subprocess.run(
+        command(scenario, f"--output={place}", *more), capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    record: dict[str, Any] = json.loads((place / "record.json").read_text())
+    return record
+
+
+def same(record: dict[str, Any]) -> dict[str, Any]:
+    """What of a record must not depend on the machine."""
+    machine = ("command", "num_processes", "started_at", "wall_sec")
+    kept = {key: value for key, value in record.items() if key not in machine}
+    kept["rounds"] = [{**done, "wall_sec": 0.0} for done in record["rounds"]]
+    return kept
+
+
+def test_the_number_of_processes_changes_nothing(scenario: Path) -> None:
+    one = simulate(scenario, "one", "--processes=1")
+    three = simulate(scenario, "three", "--processes=3")
+    assert same(one) == same(three)
+    assert [done["round"] for done in one["rounds"]] == [0, 1, 2, 3]
+    assert [len(done["updates"]) for done in one["rounds"]] == [0, 3, 3, 3]
+    assert one["final"]["measures"]["num_examples"] == 20
+    assert (scenario.parent / "one" / "final.safetensors").stat().st_size == one["model"]["checkpoint_bytes"]
+    other = simulate(scenario, "other", "--seed=1")
+    assert other["final"]["weights"] != one["final"]["weights"]
+
+
+def test_the_bytes_of_a_round_are_those_of_its_devices(scenario: Path) -> None:
+    record = simulate(scenario, "out")
+    size, model = record["model"]["checkpoint_bytes"], record["model"]["num_bytes"]
+    assert sum(done["bytes_up"] for done in record["rounds"]) == 9 * size
+    assert all(device["sent_bytes"] == device["num_accepted"] * size for device in record["devices"])
+    first = record["rounds"][1]
+    assert first["bytes_down"] == 4 * (size + model)  # places for 1.3 x 3 devices
+
+
+def test_a_simulation_that_was_killed_goes_on(scenario: Path) -> None:
+    whole = simulate(scenario, "whole", "--rounds=5")
+    place = scenario.parent / "killed"
+    process = subprocess.Popen(
+        command(scenario, f"--output={place}", "--rounds=5"),
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith("round 2"):
+            break
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    process.stdout.close()
+    again = simulate(scenario, "killed", "--rounds=5")
+    assert same(again) == same(whole)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ('scheme = "iid"', 'scheme = "fair"', "expected a partition"),
+        ("num_rounds = 3", "num_rounds = 0", "rounds is 0; expected 1 to 1000000"),
+        ("num_devices = 6", "num_phones = 6", "partition has no setting 'num_phones'"),
+        ('name = "tiny"', 'title = "tiny"', "name is missing"),
+        ("[run]", "[jog]", "a scenario has no 'jog'"),
+        ('[data]\ntake = 48\nsource = "drawn"', "[data]\ntake = 48", "give --data SOURCE"),
+    ],
+)
+def test_bad_scenarios_are_refused(scenario: Path, old: str, new: str, words: str) -> None:
+    scenario.write_text(SCENARIO.replace(old, new, 1))
+    done = subprocess.run(
+        command(scenario, f"--output={scenario.parent / 'out'}"), capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith("fedfer simulate: ")
+    assert words in done.stderr
+    assert done.stderr.count("\n") == 1
