@@ -1,6 +1,8 @@
 """Devices in the database."""
 
+import logging
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from sqlalchemy import ColumnElement, and_, bindparam, func, insert, or_, select, update
@@ -10,6 +12,7 @@ from fedfer.aggregator.database import Database
 from fedfer.model.errors import StoreError
 
 SEEN_SEC = 60.0
+logger = logging.getLogger("fedfer.aggregator")
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,14 @@ class DeviceStore:
         self._noting = threading.Lock()
         self._notes: dict[str, float] = {}  # device id: when it was heard of, not yet in the database
         self._oldest_note: float | None = None
+        self._noter = ThreadPoolExecutor(1, "notes")
+        self._remembering = threading.Lock()
+        self._known: dict[str, KnownDevice] = {}  # by the token's sha256: found, and not changed since
+        self._changes = 0  # of what may be remembered
+
+    def close(self) -> None:
+        """Waits for the notes that are being written."""
+        self._noter.shutdown()
 
     def add(self, device: Device, token_sha256: str, expires_at: float, now: float, max_devices: int) -> bool:
         """Whether there was room for it."""
@@ -59,14 +70,29 @@ class DeviceStore:
             connection.execute(insert(table).values(row))
             return True
 
+    def remembered(self, token_sha256: str) -> KnownDevice | None:
+        """What `by_token` found before, if it still holds: without the database, so from any thread."""
+        return self._known.get(token_sha256)
+
     def by_token(self, token_sha256: str) -> KnownDevice | None:
-        table = tables.devices
+        table, changes = tables.devices, self._changes
         with self._database.read("look up a device") as connection:
             row = connection.execute(select(table).where(table.c.token_sha256 == token_sha256)).first()
         if row is None:
             return None
         device = Device(row.id, row.name, row.contract)
-        return KnownDevice(device, row.token_sha256, row.token_expires_at, row.revoked_at)
+        known = KnownDevice(device, row.token_sha256, row.token_expires_at, row.revoked_at)
+        with self._remembering:
+            if changes == self._changes and known.revoked_at is None:
+                self._known[token_sha256] = known
+        return known
+
+    def _forget(self, device_id: str) -> None:
+        """After a change; what is being read at this moment is not remembered either."""
+        with self._remembering:
+            self._changes += 1
+            for token in [token for token, known in self._known.items() if known.device.id == device_id]:
+                del self._known[token]
 
     def renew(self, device_id: str, last_sha256: str, token_sha256: str, expires_at: float) -> bool:
         """Gives the device another token; False if the last one is no longer its, or it was revoked."""
@@ -74,28 +100,42 @@ class DeviceStore:
         where = (
             (table.c.id == device_id) & (table.c.token_sha256 == last_sha256) & table.c.revoked_at.is_(None)
         )
-        with self._database.write("renew a token") as connection:
-            values = {"token_sha256": token_sha256, "token_expires_at": expires_at}
-            return connection.execute(update(table).where(where).values(values)).rowcount == 1
+        values = {"token_sha256": token_sha256, "token_expires_at": expires_at}
+        try:
+            with self._database.write("renew a token") as connection:
+                return connection.execute(update(table).where(where).values(values)).rowcount == 1
+        finally:
+            self._forget(device_id)
 
     def revoke(self, device_id: str, now: float) -> bool:
         """Whether there is such a device; revoked is revoked, however often."""
         table = tables.devices
-        with self._database.write("revoke a device") as connection:
-            values = {"revoked_at": func.coalesce(table.c.revoked_at, now)}
-            return (
-                connection.execute(update(table).where(table.c.id == device_id).values(values)).rowcount == 1
-            )
+        values = {"revoked_at": func.coalesce(table.c.revoked_at, now)}
+        try:
+            with self._database.write("revoke a device") as connection:
+                changed = connection.execute(update(table).where(table.c.id == device_id).values(values))
+                return changed.rowcount == 1
+        finally:
+            self._forget(device_id)
 
     def see(self, device_id: str, now: float) -> None:
-        """Notes that a device has been heard of. All notes are written in one transaction, when the oldest is
-        SEEN_SEC old or somebody asks who is active: one for each call would wait for the disk each time."""
+        """Notes that a device has been heard of, at once. All notes are written in one transaction, when the
+        oldest is SEEN_SEC old or somebody asks who is active: one for each call would wait for the disk each
+        time. A thread of its own writes them, so that a database that is held up holds up nobody."""
         with self._noting:
             self._notes[device_id] = now
             self._oldest_note = now if self._oldest_note is None else self._oldest_note
             is_due = now - self._oldest_note >= SEEN_SEC
+            if is_due:
+                self._oldest_note = None
         if is_due:
+            self._noter.submit(self._try_to_write_notes)
+
+    def _try_to_write_notes(self) -> None:
+        try:
             self._write_notes()
+        except StoreError as error:
+            logger.error("which devices were heard of is noted later: %s", error)
 
     def _write_notes(self) -> None:
         with self._noting:

@@ -31,6 +31,11 @@ class Fleet:
         self._counted = now, len(found)
         return found
 
+    @property
+    def is_counted(self) -> bool:
+        """Whether `num_active` answers without asking the database."""
+        return self._counted is not None and self._clock() <= self._counted[0] + COUNT_SEC
+
     def num_active(self) -> int:
         """How many, as of some seconds ago. One caller counts, others go by the last count meanwhile."""
         counted, now = self._counted, self._clock()

@@ -1,132 +1,39 @@
-"""One run without HTTP: ties the round's pure transitions to the store, the clock and the closer.
+"""What happens to a run, without HTTP: ties its rounds' pure transitions to the store, clock and closer.
 
 Every change is computed by `rounds`, made durable by the store, and only then taken over in memory, under
 one lock. Methods block (disk, database): call them from worker threads.
 """
 
 import logging
-import threading
-from collections.abc import Callable
 from dataclasses import replace
 
 from fedfer.aggregator import history, rounds
-from fedfer.aggregator.config import RoundSettings, RunSettings, ServerConfig
 from fedfer.aggregator.device_store import Device
 from fedfer.aggregator.faults import reach
-from fedfer.aggregator.fleet import DURATIONS, Fleet
-from fedfer.aggregator.gates import Rejection
 from fedfer.aggregator.logs import about
 from fedfer.aggregator.results import End, Result
-from fedfer.aggregator.round_opening import opening_settings
 from fedfer.aggregator.rounds import Base, Place, Round, Update, WaitReason
-from fedfer.aggregator.run_files import parse_settings
-from fedfer.aggregator.run_store import RunRow, RunState
+from fedfer.aggregator.run_core import RunCore
+from fedfer.aggregator.run_store import RunState
 from fedfer.aggregator.selection import ranked
-from fedfer.aggregator.store import Store
-from fedfer.aggregator.strategies.registry import make_strategy
-from fedfer.aggregator.version_store import Version
-from fedfer.aggregator.versions import Versions
 from fedfer.aggregator.work import Report, Upload, Work, log_accepted, log_places, update_of
-from fedfer.export.checkpoint import check_file, max_checkpoint_bytes
-from fedfer.export.contract import Contract
+from fedfer.export.checkpoint import check_file
 from fedfer.model.errors import RefusedError, StoreError
 
 logger = logging.getLogger("fedfer.aggregator")
 
 
-class Run:
-    """State of one run. `changed` guards it, and wakes whoever waits for a round to close."""
-
-    def __init__(
-        self,
-        row: RunRow,
-        store: Store,
-        contract: Contract,
-        clock: Callable[[], float],
-        server: ServerConfig,
-        holdout_examples: int = 0,
-    ) -> None:
-        """Raises StoreError if the store has no round of it, UsageError for settings that cannot be read."""
-        self.name, self.model, self.contract, self.clock = row.name, row.model, contract, clock
-        self.settings: RunSettings = parse_settings(row.settings)
-        self.strategy = make_strategy(self.settings.strategy)
-        self.store, self.rounds, self.blobs = store, store.rounds(row.name), store.blobs
-        self.versions = Versions(row.name, store, clock)
-        self.holdout_examples = holdout_examples
-        self.changed = threading.Condition()
-        self.fleet = Fleet(store.devices, contract.digest, server, clock)
-        self.fleet.note_durations(*self.rounds.last_durations_sec(DURATIONS))
-        self._state, self._end = row.state, row.end
-        latest = self.rounds.latest()
-        if latest is None:
-            raise StoreError(f"run {row.name} has no round; restore a copy of the database")
-        self._round, result = latest
-        self._newest_weights = result or self._round.base.weights
-        self._result_weights = self._find_result()
-        self._rejected = self._load_rejected()
-
-    @property
-    def round_(self) -> Round:
-        return self._round
-
-    @property
-    def newest_weights(self) -> str:
-        return self._newest_weights
-
-    @property
-    def result_weights(self) -> str:
-        """The best version of a run that stops at its plateau, the newest of any other."""
-        return self._result_weights
-
-    @property
-    def best_weights(self) -> str | None:
-        """The version with the best holdout measure; None without a holdout set."""
-        return history.best_of(self._lineage(), self.settings)
-
-    @property
-    def state(self) -> RunState:
-        return self._state
-
-    @property
-    def end(self) -> End | None:
-        return self._end
-
-    @property
-    def is_over(self) -> bool:
-        return self._state in ("finished", "stopped")
-
-    @property
-    def max_upload_bytes(self) -> int:
-        return max_checkpoint_bytes(self.contract)
-
-    @property
-    def filled(self) -> float:
-        """Share of the open round's places that are taken."""
-        round_ = self._round
-        return (len(round_.updates) + len(round_.assigned)) / round_.settings.num_clients
-
-    def fits(self, device: Device) -> bool:
-        return device.contract is None or device.contract == self.contract.digest
+class Run(RunCore):
+    """What devices, the closer and operators do to a run."""
 
     def has_place(self, device: Device) -> bool:
         return device.id in self._round.assigned and not self.is_over
-
-    def waits_for(self) -> str | None:
-        """In words, what the open round waits for; None if the run is over."""
-        if self._state != "running":
-            return "an operator, who paused it" if self._state == "paused" else None
-        return rounds.waits_for(self._round, self.fleet.num_active())
 
     # Devices
 
     def work(self, device: Device) -> Work:
         """Joins the device to the open round if it has a free place. Raises RefusedError, StoreError."""
-        if not self.fits(device):
-            raise RefusedError(
-                f"device has contract {device.contract}; run {self.name} has {self.contract.digest}",
-                code="wrong_model",
-                status=409,
-            )
+        self._check_fits(device)
         settled = self._settled(device)
         if settled is not None:
             return settled
@@ -144,6 +51,20 @@ class Run:
                 reach("place_taken")
                 self._round = joined
             return self._wait(device, reason) if reason else Work(joined, rejected=rejected)
+
+    def settled_work(self, device: Device) -> Work | None:
+        """`work` if it is known already, at once; None if there is something to do first. Raises
+        RefusedError."""
+        self._check_fits(device)
+        return self._settled(device) if self.fleet.is_counted else None
+
+    def _check_fits(self, device: Device) -> None:
+        if not self.fits(device):
+            raise RefusedError(
+                f"device has contract {device.contract}; run {self.name} has {self.contract.digest}",
+                code="wrong_model",
+                status=409,
+            )
 
     def _settled(self, device: Device) -> Work | None:
         """The answer if it changes nothing: without the lock, which is held while an update is made durable.
@@ -240,37 +161,6 @@ class Run:
 
     # Rounds
 
-    def start_up(self) -> None:
-        """After a start: opens another round if more are wanted now, else gives devices time to return."""
-        newest = self._round
-        if newest.phase != "done":
-            self._round = rounds.resume(newest, self.clock())
-        elif self._end and self._end.reason == "rounds" and newest.number < self.settings.num_rounds:
-            version = self.versions.of_weights(self._newest_weights)
-            base = Base(version.weights, version.round, version.state)
-            following = self._opened(newest.number + 1, base)
-            self.rounds.begin_again(newest, None, following)
-            self._state, self._end, self._round = "running", None, following
-
-    def pass_deadline(self) -> None:
-        """Lets the deadline have its effect if its time has come; needs `changed` held. Raises StoreError."""
-        now = self.clock()
-        if self._state != "running" or now < self._round.deadline_at:
-            return
-        after = rounds.tick(self._round, now, self.fleet.num_active())
-        if after is self._round:
-            return
-        self.rounds.pass_deadline(after)
-        if after.phase == "open":
-            logger.info(
-                "run %s round %d: deadline renewed; it waits for %s",
-                self.name,
-                after.number,
-                self.waits_for(),
-                extra=about(run=self.name, round=after.number),
-            )
-        self._set_round(after)
-
     def _give_out_places(self) -> None:
         """Selects devices for a round that has not yet done so, once enough of them are there."""
         round_ = self._round
@@ -308,14 +198,6 @@ class Run:
             self._set_round(following or replace(round_, phase="done"))
             self._result_weights = self._find_result()
             return True
-
-    def _opened(self, number: int, base: Base) -> Round:
-        return rounds.open_round(number, base, self.round_settings, self.clock())
-
-    @property
-    def round_settings(self) -> RoundSettings:
-        """What the next round is opened with."""
-        return opening_settings(self.settings)
 
     def drop_versions(self) -> None:
         """Deletes the versions that the retention rule does not keep. Raises StoreError."""
@@ -379,21 +261,3 @@ class Run:
         self.store.runs.set_state(self.name, state, end)
         self._state, self._end = state, end
         logger.info("run %s is %s", self.name, state, extra=about(run=self.name))
-
-    def _find_result(self) -> str:
-        if self.settings.stopping is None:
-            return self._newest_weights
-        return self.best_weights or self._newest_weights
-
-    def _lineage(self) -> list[Version]:
-        newest = self.versions.of_weights(self._newest_weights)
-        return history.lineage(self.versions.all(), newest.round)
-
-    def _load_rejected(self) -> dict[str, tuple[int, Rejection]]:
-        closed = self._round.number - (self._round.phase != "done")
-        return {id_: (closed, why) for id_, why in self.rounds.rejections(closed).items()}
-
-    def _set_round(self, after: Round) -> None:
-        self._round = after
-        if after.phase != "open" or after.selected_at is not None:
-            self.changed.notify_all()

@@ -56,6 +56,13 @@ class Service:
         self.store.devices.see(device.id, self.clock())
         return device
 
+    def recognise(self, token: str) -> Device | None:
+        """`authenticate` without waiting for anything; None if that cannot be."""
+        device = self._enrolment.recognise(token)
+        if device is not None:
+            self.store.devices.see(device.id, self.clock())
+        return device
+
     def revoke(self, device_id: str) -> None:
         """Raises RefusedError, StoreError."""
         self._enrolment.revoke(device_id)
@@ -72,10 +79,22 @@ class Service:
     def work(self, device: Device, name: str | None) -> tuple[Run, Work]:
         """What the device is to do in this run, or in the one that needs it most. Raises RefusedError,
         StoreError."""
-        if name is not None:
-            run = self.run(name)
-            return run, run.work(device)
-        return choose_work([run for run in self.runs.values() if run.fits(device)], device)
+        found = self._work(device, name, lambda run: run.work(device))
+        assert found is not None
+        return found
+
+    def settled_work(self, device: Device, name: str | None) -> tuple[Run, Work] | None:
+        """`work` without waiting for anything; None if that cannot be. Raises RefusedError."""
+        return self._work(device, name, lambda run: run.settled_work(device))
+
+    def _work(
+        self, device: Device, name: str | None, ask: Callable[[Run], Work | None]
+    ) -> tuple[Run, Work] | None:
+        if name is None:
+            return choose_work([run for run in self.runs.values() if run.fits(device)], device, ask)
+        run = self.run(name)
+        work = ask(run)
+        return None if work is None else (run, work)
 
     def add_run(self, config: RunConfig) -> Run:
         """A new run, open for devices. Raises FedferError."""
@@ -132,11 +151,14 @@ class Service:
                 yield run
 
 
-def choose_work(runs: list[Run], device: Device) -> tuple[Run, Work]:
+def choose_work(
+    runs: list[Run], device: Device, ask: Callable[[Run], Work | None]
+) -> tuple[Run, Work] | None:
     """Work in the run that the device already works for, else in the least filled one that has a place.
 
     Without a place anywhere: the wait or stop of the run that has the most of its updates still to come; a
-    stop only if all runs are over. Raises RefusedError if there is no run.
+    stop only if all runs are over. None if a run that was asked does not say. Raises RefusedError if there is
+    no run.
     """
     if not runs:
         raise RefusedError("no run here fits this device; ask later", code="unknown_run", status=404)
@@ -144,7 +166,9 @@ def choose_work(runs: list[Run], device: Device) -> tuple[Run, Work]:
     going_on.sort(key=lambda run: (not run.has_place(device), run.filled))
     answers = []
     for run in going_on:
-        work = run.work(device)
+        work = ask(run)
+        if work is None:
+            return None
         if work.wait_reason is None and work.final_weights is None:
             return run, work
         answers.append((run, work))

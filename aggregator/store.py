@@ -31,5 +31,6 @@ class Store:
         return VersionStore(self.database, run)
 
     def close(self) -> None:
+        self.devices.close()
         self.database.close()
         self.blobs.close()

@@ -1,8 +1,10 @@
 """Tokens: given, expired, renewed, revoked; with a clock set by hand, and over a real server."""
 
 from collections.abc import Iterator
-from contextlib import closing
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, suppress
 from pathlib import Path
+from threading import Event
 
 import httpx
 import pytest
@@ -95,6 +97,47 @@ def test_revoked_is_revoked(desk: Desk) -> None:
     assert desk.enrolment.authenticate(two.token) == two.device
     desk.now_sec += 11 * DAY_SEC
     assert desk.refusal(one.token) == (403, "device_revoked")
+
+
+def test_who_is_recognised_without_the_database(desk: Desk) -> None:
+    """Only who was authenticated, and not after its token was renewed, revoked or has expired."""
+    one, two = (desk.enrolment.enrol(name, None, None) for name in ("one", "two"))
+    assert desk.enrolment.recognise(one.token) is None
+    for each in (one, two):
+        assert desk.enrolment.authenticate(each.token) == desk.enrolment.recognise(each.token) == each.device
+    renewed = desk.enrolment.enrol("one", None, one.token)
+    assert desk.enrolment.recognise(one.token) is None
+    assert desk.enrolment.recognise(renewed.token) is None
+    desk.enrolment.revoke(two.device.id)
+    assert desk.enrolment.recognise(two.token) is None
+    assert desk.refusal(two.token) == (403, "device_revoked")
+    assert desk.enrolment.recognise(two.token) is None
+    assert desk.enrolment.authenticate(renewed.token) == desk.enrolment.recognise(renewed.token) == one.device
+    desk.now_sec = renewed.expires_at
+    assert desk.enrolment.recognise(renewed.token) is None
+    assert desk.enrolment.recognise("never given") is None
+
+
+def test_revoked_while_it_is_looked_up(tmp_path: Path) -> None:
+    """Once `revoke` has returned nobody is recognised, whatever was being read meanwhile."""
+    with closing(Store(Blobs(tmp_path / "data"))) as store, ThreadPoolExecutor(1) as pool:
+        desk = Desk(store)
+        desk.enrolment = Enrolment(store.devices, lambda: START_SEC, token_days=10, max_devices=100)
+        for number in range(20):
+            enrolled = desk.enrolment.enrol(f"device-{number}", None, None)
+            revoked = Event()
+            asking = pool.submit(ask_until, desk, enrolled.token, revoked)
+            desk.enrolment.revoke(enrolled.device.id)
+            assert desk.enrolment.recognise(enrolled.token) is None
+            revoked.set()
+            asking.result()
+            assert desk.enrolment.recognise(enrolled.token) is None
+
+
+def ask_until(desk: Desk, token: str, revoked: Event) -> None:
+    while not revoked.is_set():
+        with suppress(RefusedError):
+            desk.enrolment.authenticate(token)
 
 
 @pytest.mark.parametrize("device_id", ["", "x", "'; --", "\u00e9", "0" * 32])

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from postgres import database_url, on_sqlite
+from server_helpers import wait_for
 from sqlalchemy import Engine
 from sqlalchemy.event import listen, remove
 
@@ -211,7 +212,7 @@ def test_calls_are_noted_together(tmp_path: Path) -> None:
             store.devices.see("ab"[second % 2], 2000.0 + second)
         assert written == []
         store.devices.see("a", 2060.0)
-        assert len(written) == 1
+        wait_for(lambda: len(written) == 1)
         store.devices.see("a", 2061.0)
         assert len(written) == 1
     store.close()

@@ -39,7 +39,14 @@ AnyRun = Annotated[Run, Depends(run_of)]
 
 async def device_of(request: Request, service: AnyService) -> Device:
     """Who sends the request. Raises RefusedError (401)."""
-    return await run_in_threadpool(service.authenticate, bearer(request.headers.get("authorization", "")))
+    return await _authenticated(service, request.headers.get("authorization", ""))
+
+
+async def _authenticated(service: Service, authorization: str) -> Device:
+    """Raises RefusedError (401)."""
+    token = bearer(authorization)
+    device = service.recognise(token)
+    return device if device is not None else await run_in_threadpool(service.authenticate, token)
 
 
 AnyDevice = Annotated[Device, Depends(device_of)]
@@ -66,7 +73,7 @@ async def reader(request: Request, service: AnyService) -> None:
     if keyring.enrol is None or keyring.is_admin(authorization):
         return
     try:
-        await run_in_threadpool(service.authenticate, bearer(authorization))
+        await _authenticated(service, authorization)
     except RefusedError as error:
         if error.code != "bad_token":
             raise
