@@ -140,8 +140,8 @@ def test_the_table(folders: list[Path]) -> None:
         "few 10 4 59.0% 0.4912 61.8% 4 not reached - - 4 min 40.0 MB 40.0 MB 3",
         "",
         "setting that differs iid few",
-        "run.num_rounds 20 4",
         "seed 7 8",
+        "run.num_rounds 20 4",
     ]
 
 

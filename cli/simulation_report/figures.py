@@ -134,10 +134,10 @@ def timeline(record: Record) -> str:
         axes = drawn.axes
         if len(record.rounds) <= TIME_BINS / 2:
             ends = [each.closed_sec / size for each in record.rounds]
-            axes.vlines(ends, -0.5, len(rows) - 0.5, color=role("line"), linewidth=0.6)
+            axes.vlines(ends, -0.5, len(rows) - 0.5, color=role("line"), linewidth=0.6, zorder=0)
         for place, (_, times) in enumerate(rows):
             x, counts = _binned(np.array(times) / size, record.virtual_sec / size)
-            area = 14 + 10 * np.minimum(np.sqrt(counts - 1), 6)
+            area = 30 + 15 * np.minimum(np.sqrt(counts - 1), 6)
             axes.scatter(x, np.full(len(x), place), s=area, color=role("bad"), alpha=0.8, linewidths=0)
         axes.set_yticks(range(len(rows)), [_word(name) for name, _ in rows])
         axes.set_ylim(len(rows) - 0.5, -0.5)
