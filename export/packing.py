@@ -5,6 +5,7 @@ What is left out here changes nothing that runs: tensors that operators compute 
 means it, constants of equal bytes share one buffer, and long zeros, an optimizer's slots, become FILL.
 """
 
+from collections import Counter
 from typing import Any
 
 import flatbuffers
@@ -41,6 +42,8 @@ def finish(
         strip(subgraph)
     description = f"{contract.model_name}, exported by fedfer"
     add_metadata(model, METADATA_NAME, contract.canonical_json(), description)
+    drop_zero_options(model)
+    number_by_frequency(model)
     share_buffers(model)
     return pack(model)
 
@@ -56,6 +59,29 @@ def strip(subgraph: schema.SubGraphT) -> None:
             tensor.quantization = None
         if tensor.shapeSignature is not None and min(tensor.shapeSignature, default=0) >= 0:
             tensor.shapeSignature = None  # says the same as `shape`
+
+
+def drop_zero_options(model: schema.ModelT) -> None:
+    """Leaves out options of operators that hold nothing but zeros: what is missing, a runtime reads as zero.
+    (`pot_scale_int16` says how 16-bit integers are added; there are none.)"""
+    for subgraph in model.subgraphs:
+        for op in subgraph.operators:
+            options = {} if op.builtinOptions is None else vars(op.builtinOptions)
+            if all(_is_zero(value) for name, value in options.items() if name != "potScaleInt16"):
+                op.builtinOptions, op.builtinOptionsType = None, schema.BuiltinOptions.NONE
+
+
+def _is_zero(option: object) -> bool:
+    return option is None or (isinstance(option, int | float) and option == 0)
+
+
+def number_by_frequency(model: schema.ModelT) -> None:
+    """The operator that occurs most becomes kind 0, which need not be written down where it occurs."""
+    operators = [op for subgraph in model.subgraphs for op in subgraph.operators]
+    order = [kind for kind, _ in Counter(op.opcodeIndex for op in operators).most_common()]
+    model.operatorCodes = [model.operatorCodes[kind] for kind in order]
+    for op in operators:
+        op.opcodeIndex = order.index(op.opcodeIndex)
 
 
 def share_buffers(model: schema.ModelT) -> None:

@@ -13,19 +13,49 @@ COMPILED = "CompiledModel"  # LiteRT's other API, beside the interpreters of fed
 NUM_STEPS = 20
 
 
-def batches(name: str, batch_size: int) -> list[tuple[NDArray[np.float32], NDArray[Any]]]:
-    """NUM_STEPS batches, no image twice: drawn faces for the tiny model. To the VGG's deep layers these are
-    all alike, and BatchNorm then magnifies rounding (fedfer.export.waves); it gets images that are not."""
+WARMING_STEPS, WARMING_RATE = 60, 0.005
+Batches = list[tuple[NDArray[np.float32], NDArray[Any]]]
+
+
+def batches(name: str, batch_size: int) -> Batches:
+    """NUM_STEPS batches: of drawn faces, no image twice, for the tiny model; for the VGG of waves, the same
+    five batches over and over, so that training shows in the losses."""
     from runtime_helpers import faces
 
+    if name == "tiny":
+        return in_batches(*faces(batch_size * NUM_STEPS), batch_size)
+    return in_batches(*slanted_waves(NUM_STEPS // 4 * batch_size, seed=20), batch_size) * 4
+
+
+def in_batches(images: NDArray[np.float32], labels: NDArray[Any], batch_size: int) -> Batches:
+    starts = range(0, len(images), batch_size)
+    return [(images[at : at + batch_size], labels[at : at + batch_size]) for at in starts]
+
+
+def slanted_waves(count: int, seed: int) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
+    """Images unlike each other (drawn faces are all alike to deep layers, where BatchNorm then magnifies
+    rounding), in seven classes that can be learnt: by how much more they change downwards than along."""
     from fedfer.export.waves import wave_images
 
-    rng, count = np.random.default_rng(20), batch_size * NUM_STEPS
-    images, labels = faces(count)
-    if name != "tiny":
-        images, labels = wave_images(rng, count, (48, 48, 1)), rng.integers(0, 7, count, np.uint8)
-    starts = range(0, count, batch_size)
-    return [(images[at : at + batch_size], labels[at : at + batch_size]) for at in starts]
+    images = wave_images(np.random.default_rng(seed), count, (48, 48, 1))
+    down, along = (np.abs(np.diff(images, axis=axis)).mean((1, 2, 3)) for axis in (1, 2))
+    return images, np.digitize(down - along, [-0.04, -0.02, -0.006, 0.006, 0.02, 0.04]).astype(np.int32)
+
+
+def warmed_weights(batch_size: int) -> Weights:
+    """The VGG's weights after WARMING_STEPS steps with momentum in Keras, on images of their own."""
+    import keras
+    from keras_reference import build
+
+    from fedfer.export.signatures import weight_specs
+
+    model = build("vgg")
+    optimizer = keras.optimizers.SGD(WARMING_RATE, momentum=0.9)
+    model.compile(optimizer, "sparse_categorical_crossentropy")
+    for batch in in_batches(*slanted_waves(WARMING_STEPS * batch_size, seed=3), batch_size):
+        model.train_on_batch(*batch)
+    names = [spec.name for spec in weight_specs(model)]
+    return dict(zip(names, map(np.array, model.get_weights()), strict=True))
 
 
 def export_exactly(path: Path, name: str, optimizer: OptimizerSettings) -> None:
@@ -40,10 +70,15 @@ def export_exactly(path: Path, name: str, optimizer: OptimizerSettings) -> None:
 
 
 def steps_in_keras(
-    name: str, optimizer: OptimizerSettings, learning_rate: float, batch_size: int, disturbed: float = 0.0
+    name: str,
+    optimizer: OptimizerSettings,
+    learning_rate: float,
+    batch_size: int,
+    start: Weights | None = None,
+    disturbed: float = 0.0,
 ) -> tuple[Weights, Weights, list[float]]:
-    """Weights before and after, and losses, by `train_on_batch`; `disturbed` changes the pixels of the first
-    batch by this share of themselves, up or down at random."""
+    """Weights before and after, and losses, by `train_on_batch`, from `start` if given; `disturbed` changes
+    the pixels of the first batch by this share of themselves, up or down at random."""
     from keras_reference import build
 
     from fedfer.export.keras_training import keras_optimizer
@@ -51,6 +86,8 @@ def steps_in_keras(
 
     model = build(name)
     names = [spec.name for spec in weight_specs(model)]
+    if start is not None:
+        model.set_weights([start[weight] for weight in names])
     start = dict(zip(names, map(np.array, model.get_weights()), strict=True))
     model.compile(keras_optimizer(optimizer, learning_rate), "sparse_categorical_crossentropy")
     losses, signs = [], np.random.default_rng(0)
@@ -62,18 +99,27 @@ def steps_in_keras(
 
 
 def steps_on_phone(
-    path: Path, name: str, runtime: str, learning_rate: float, batch_size: int
+    path: Path,
+    name: str,
+    runtime: str,
+    learning_rate: float,
+    batch_size: int,
+    start: Weights | None = None,
 ) -> tuple[Weights, list[float]]:
-    """Weights after the same steps of the file, and losses."""
+    """Weights after the same steps of the file, from `start` if given, and losses."""
     if runtime == COMPILED:
         from compiled_model import Compiled
 
         compiled = Compiled(path.read_bytes())
+        if start is not None:
+            compiled.run("restore", **start)
         losses = [compiled.train(*batch, learning_rate) for batch in batches(name, batch_size)]
         return compiled.save(), losses
     from fedfer.export.runtime import Model
 
     model: Any = Model(path, runtime=runtime)
+    if start is not None:
+        model.restore(start)
     losses = [
         model.train(*batch, learning_rate=learning_rate, seed=0).loss for batch in batches(name, batch_size)
     ]

@@ -1,16 +1,16 @@
 """Twenty steps of SGD and of Adam in exported files against Keras: tflite-runtime, LiteRT's interpreter, and
 LiteRT's CompiledModel. Dropout off, a new batch each step.
 
-The tiny model is held to what was promised: weights to 1e-3, losses to 1e-4 relative. The VGG from random
-weights amplifies rounding (docs/log.md): Keras's own twenty steps differ from each other by more than that
-when one batch changes in the 7th digit. Its weights are held to 1e-3; its steps and losses to that promise
-or, where that is more, to five times Keras's difference from itself.
+Weights agree to 1e-3 and losses to 1e-4 relative: the tiny model from random weights, the VGG after 60 steps
+in Keras. (From random weights twenty steps of the VGG are chaotic, in Keras too: docs/log.md.) Beside the
+VGG's differences stands the yardstick: Keras's own when one batch changes in the 7th digit.
 """
 
 from pathlib import Path
 
+import numpy as np
 import pytest
-from exactness_runs import COMPILED, export_exactly, steps_in_keras, steps_on_phone
+from exactness_runs import COMPILED, export_exactly, steps_in_keras, steps_on_phone, warmed_weights
 
 from fedfer.export.check import vector_difference
 from fedfer.export.checkpoint import Weights
@@ -20,7 +20,8 @@ from fedfer.export.runtime import available_runtimes
 
 APIS = [*available_runtimes(), COMPILED]
 WEIGHTS_TOLERANCE, LOSS_TOLERANCE = 1e-3, 1e-4
-NOISE_FACTOR, DISTURBED = 5.0, 1e-7
+STEP_TOLERANCE = 1e-2  # of all that 20 steps add; a wrong gradient is off by 0.1 and more
+DISTURBED = 1e-7
 
 
 def losses_apart(losses: list[float], expected: list[float]) -> float:
@@ -47,22 +48,36 @@ def test_20_steps_of_the_tiny_model(tmp_path: Path, optimizer: str, learning_rat
     assert vector_difference(after, before) > 0.05  # training moved the weights far more than that
 
 
+@pytest.fixture(scope="module")
+def warmed() -> Weights:
+    return call_isolated(warmed_weights, 16)
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(("optimizer", "learning_rate"), [("sgd", 1e-6), ("adam", 1e-6)])
-def test_20_steps_of_the_network(tmp_path: Path, optimizer: str, learning_rate: float) -> None:
+@pytest.mark.parametrize(("optimizer", "learning_rate"), [("sgd", 2e-3), ("adam", 1e-5)])
+def test_20_steps_of_the_network(
+    tmp_path: Path, warmed: Weights, optimizer: str, learning_rate: float
+) -> None:
     settings, model = OPTIMIZERS[optimizer], tmp_path / "model.tflite"
     call_isolated(export_exactly, model, "vgg", settings)
-    before, after, losses = call_isolated(steps_in_keras, "vgg", settings, learning_rate, 4)
-    _, disturbed, disturbed_losses = call_isolated(
-        steps_in_keras, "vgg", settings, learning_rate, 4, DISTURBED
+    run = ("vgg", settings, learning_rate, 16, warmed)
+    before, after, losses = call_isolated(steps_in_keras, *run)
+    _, disturbed, disturbed_losses = call_isolated(steps_in_keras, *run, DISTURBED)
+
+    def off_course(weights: Weights) -> float:
+        return vector_difference(steps(weights, before), steps(after, before))
+
+    noise, loss_noise = off_course(disturbed), losses_apart(disturbed_losses, losses)
+    print(
+        f"{optimizer}: loss {np.mean(losses[:5]):.3f} to {np.mean(losses[-5:]):.3f}, Keras's own difference: "
     )
-    noise = vector_difference(steps(disturbed, before), steps(after, before))
-    loss_noise = losses_apart(disturbed_losses, losses)
+    print(f"weights {vector_difference(disturbed, after):.1e}, steps {noise:.1e}, losses {loss_noise:.1e}")
+    assert np.mean(losses[-5:]) < 0.9 * np.mean(losses[:5])
+    assert np.mean(losses[:5]) < 0.9 * np.log(7)  # no dead network, whose steps would be easy
     for api in APIS:
-        weights, observed = call_isolated(steps_on_phone, model, "vgg", api, learning_rate, 4)
-        moved = vector_difference(steps(weights, before), steps(after, before))
-        apart = losses_apart(observed, losses)
-        print(f"{optimizer}, {api}: steps {moved:.1e} (Keras {noise:.1e}), {apart:.1e} ({loss_noise:.1e})")
-        assert vector_difference(weights, after) < WEIGHTS_TOLERANCE, api
-        assert moved < max(WEIGHTS_TOLERANCE, NOISE_FACTOR * noise), api
-        assert apart < max(LOSS_TOLERANCE, NOISE_FACTOR * loss_noise), api
+        weights, observed = call_isolated(steps_on_phone, model, "vgg", api, learning_rate, 16, warmed)
+        difference, apart = vector_difference(weights, after), losses_apart(observed, losses)
+        print(f"{api}: weights {difference:.1e}, steps {off_course(weights):.1e}, losses {apart:.1e}")
+        assert difference < WEIGHTS_TOLERANCE, api
+        assert off_course(weights) < STEP_TOLERANCE, api
+        assert apart < LOSS_TOLERANCE, api
