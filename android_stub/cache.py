@@ -3,6 +3,7 @@
     models/<sha256>      a fetched .tflite            .part  what has come of it so far
     weights/<sha256>     a fetched checkpoint         .lock  held (flock) by the process that fetches
     updates/<device>     what a device is about to upload
+    devices/...          what devices keep for themselves (android_stub.device_files)
 
 A file appears under its name only when it is complete and its sha256 is right; a process that is killed
 leaves a .part, which the next one goes on with. The newest few checkpoints are kept.
@@ -28,7 +29,7 @@ class Cache:
 
     def __init__(self, directory: Path) -> None:
         """Makes the directory where it is missing. Raises UsageError."""
-        self._directory = directory
+        self.directory = directory
         self._verified: set[Path] = set()
         try:
             for kind in (*KEPT, "updates"):
@@ -39,7 +40,7 @@ class Cache:
     @contextmanager
     def locked(self, kind: Kind) -> Iterator[None]:
         """One process of the fleet at a time fetches files of this kind; the others then find them."""
-        with (self._directory / kind / ".lock").open("wb") as file:
+        with (self.directory / kind / ".lock").open("wb") as file:
             fcntl.flock(
                 file, fcntl.LOCK_EX
             )  # the system lets go of it when the process ends, however it ends
@@ -47,7 +48,7 @@ class Cache:
 
     def find(self, kind: Kind, digest: str) -> Path | None:
         """The complete file, or None. Its sha256 is checked once per process, as disks and people err."""
-        path = self._directory / kind / digest
+        path = self.directory / kind / digest
         if path not in self._verified:
             if not path.exists():
                 return None
@@ -64,7 +65,7 @@ class Cache:
 
     def part(self, kind: Kind, digest: str) -> Path:
         """Where the bytes of an unfinished download gather. Only for the holder of the lock."""
-        return self._directory / kind / f"{digest}.part"
+        return self.directory / kind / f"{digest}.part"
 
     def commit(self, kind: Kind, digest: str) -> Path | None:
         """Turns a complete .part into the file; None, and the .part is gone, if its sha256 is another."""
@@ -72,14 +73,14 @@ class Cache:
         if sha256_of(part) != digest:
             part.unlink()
             return None
-        path = part.rename(self._directory / kind / digest)
+        path = part.rename(self.directory / kind / digest)
         self._verified.add(path)
         self._prune(kind)
         return path
 
     def write_update(self, device_name: str, data: bytes) -> Path:
         """Puts a trained checkpoint where it stays until it is uploaded. Raises UsageError."""
-        path = self._directory / "updates" / f"{device_name}.{os.getpid()}"
+        path = self.directory / "updates" / f"{device_name}.{os.getpid()}"
         try:
             path.write_bytes(data)
         except OSError as error:
@@ -89,10 +90,10 @@ class Cache:
     def unusable(self, error: OSError) -> UsageError:
         """The error for a directory that cannot be read or written."""
         why = error.strerror or str(error)
-        return UsageError(f"cannot use {self._directory} as a cache: {why}; name another with --cache-dir")
+        return UsageError(f"cannot use {self.directory} as a cache: {why}; name another with --cache-dir")
 
     def _prune(self, kind: Kind) -> None:
-        files = [path for path in (self._directory / kind).iterdir() if len(path.name) == 64]
+        files = [path for path in (self.directory / kind).iterdir() if len(path.name) == 64]
         files.sort(key=lambda path: path.stat().st_mtime_ns)
         for path in files[: -KEPT[kind]]:
             self._verified.discard(path)

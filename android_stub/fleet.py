@@ -7,7 +7,7 @@ process dies, all are stopped: a fleet either finishes or says why not.
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection as Pipe
 from multiprocessing.connection import wait
 from multiprocessing.context import SpawnProcess
@@ -15,7 +15,8 @@ from multiprocessing.context import SpawnProcess
 from fedfer.android_stub.cache import Cache
 from fedfer.android_stub.connection import check_url
 from fedfer.android_stub.device import DeviceSpec
-from fedfer.android_stub.events import Event, Failed, Finished
+from fedfer.android_stub.device_files import devices_directory, held
+from fedfer.android_stub.events import Event, Failed, Finished, Note
 from fedfer.android_stub.processes import start_process, stop_process
 from fedfer.android_stub.summary import FleetSummary, Tally
 from fedfer.android_stub.worker import WorkerSettings, run_worker
@@ -45,12 +46,26 @@ def run_fleet(
     specs = [DeviceSpec(f"phone-{index}", index, images) for index, images in enumerate(holdings)]
     _check(settings, specs, num_processes)
     workers: list[_Worker] = []
-    try:
-        for turn in range(min(num_processes, len(specs))):
-            workers.append(_start(settings, specs[turn::num_processes]))
-        return _watch(workers, on_event).summary(len(specs))
-    finally:
-        _stop(workers)
+    with _holding_devices(settings, on_event) as settings:
+        try:
+            for turn in range(min(num_processes, len(specs))):
+                workers.append(_start(settings, specs[turn::num_processes]))
+            return _watch(workers, on_event).summary(len(specs))
+        finally:
+            _stop(workers)
+
+
+@contextmanager
+def _holding_devices(settings: WorkerSettings, on_event: Callable[[Event], None]) -> Iterator[WorkerSettings]:
+    """The settings, without `keeps_devices` while another fleet has the devices of this cache."""
+    if not settings.keeps_devices:
+        yield settings
+        return
+    with held(devices_directory(Cache(settings.cache_dir), settings.server_url)) as is_ours:
+        if not is_ours:
+            text = f"another fleet has the phones of {settings.cache_dir}; these are new ones, kept nowhere"
+            on_event(Note("fleet", text))
+        yield replace(settings, keeps_devices=is_ours)
 
 
 @contextmanager

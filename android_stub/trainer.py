@@ -5,12 +5,15 @@ and dropout seeds depend on (fleet seed, device, round, epoch or step) and nothi
 gives the same weights bit for bit, whatever the engine ran before and in whichever process.
 """
 
+import hashlib
+import json
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fedfer.android_stub.progress import Position, Progress
 from fedfer.export.checkpoint import Weights
 from fedfer.export.engine import Engine
 from fedfer.model.data import LabelledImages, check_fit, to_float
@@ -18,6 +21,9 @@ from fedfer.model.errors import CheckpointError
 
 # First words of the entropy, so that the two kinds of random numbers never share a stream.
 _SHUFFLE, _DROPOUT = 1, 2
+# Of a training's time, for keeping its progress. Every step of a large network costs less; of a small one
+# with large moments it is every few steps, and what is done again after a kill takes a few steps' time.
+MAX_KEEPING_SHARE = 0.05
 
 
 @dataclass(frozen=True)
@@ -53,13 +59,16 @@ class Seeds:
 @dataclass(frozen=True)
 class LocalResult:
     """What a task leaves: loss and accuracy are means over the images in the last epoch, each taken
-    before its batch's step; `train_sec` is wall-clock time with restore and save."""
+    before its batch's step; `train_sec` is wall-clock time with restore and save; of its
+    `num_steps` an earlier process had done `resumed_at`."""
 
     weights: Weights
     num_examples: int
     loss: float
     accuracy: float
     train_sec: float
+    num_steps: int
+    resumed_at: int = 0
 
 
 def epoch_batches(num_examples: int, batch_size: int, rng: np.random.Generator) -> list[NDArray[np.intp]]:
@@ -68,40 +77,90 @@ def epoch_batches(num_examples: int, batch_size: int, rng: np.random.Generator) 
     return [order[start : start + batch_size] for start in range(0, num_examples, batch_size)]
 
 
+def task_name(
+    model: str, runtime: str, base_weights: str, plan: TrainingPlan, seeds: Seeds, examples: LabelledImages
+) -> bytes:
+    """32 bytes that name a task: all that decides which weights come of it. `model` and `base_weights` are
+    sha256; `runtime` is its name with version."""
+    told = {"model": model, "runtime": runtime, "base": base_weights, **asdict(plan), **asdict(seeds)}
+    digest = hashlib.sha256(json.dumps(told, sort_keys=True).encode())
+    for array in (examples.images, examples.labels):
+        digest.update(repr((array.shape, array.dtype.str)).encode())
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.digest()
+
+
 def train_locally(
-    model: Engine, weights: Weights, examples: LabelledImages, plan: TrainingPlan, seeds: Seeds
+    model: Engine,
+    weights: Weights,
+    examples: LabelledImages,
+    plan: TrainingPlan,
+    seeds: Seeds,
+    progress: Progress | None = None,
 ) -> LocalResult:
-    """Trains `weights` on `examples`.
+    """Trains `weights` on `examples`; with `progress` of this task, from the last step
+    that is kept there, keeping further ones as MAX_KEEPING_SHARE says. The result has the same bits.
 
     Raises DataError for examples that do not fit the model, ModelFileError for a proximal_mu that the file
-    has no input for, CheckpointError (`not_finite`) when training
-    diverged, InterpreterError.
+    has no input for, CheckpointError (`not_finite`) when training diverged, InterpreterError.
     """
     check_fit(examples, model.contract.image_shape, len(model.contract.labels))
     started_at = time.perf_counter()
-    model.restore(weights)
-    step = 0
-    for epoch in range(plan.local_epochs):
-        loss_sum = accuracy_sum = 0.0
-        for batch in epoch_batches(len(examples), plan.batch_size, seeds.shuffle(epoch)):
-            result = model.train(
-                to_float(examples.images[batch], model.contract.pixel_divisor),
-                examples.labels[batch],
-                learning_rate=plan.learning_rate,
-                seed=seeds.dropout(step),
-                proximal_mu=plan.proximal_mu,
-            )
-            loss_sum += result.loss * len(batch)
-            accuracy_sum += result.accuracy * len(batch)
-            step += 1
+    begun = at = _begin(model, weights, progress)
+    keeping_sec = 0.0
+    steps_an_epoch = -(-len(examples) // plan.batch_size)
+    num_steps = plan.local_epochs * steps_an_epoch
+    for epoch in range(begun.step // steps_an_epoch, plan.local_epochs):
+        batches = epoch_batches(len(examples), plan.batch_size, seeds.shuffle(epoch))
+        for number in range(at.step % steps_an_epoch, steps_an_epoch):
+            before = at if number else replace(at, loss_sum=0.0, accuracy_sum=0.0)
+            at = _step(model, examples.take(batches[number]), plan, seeds, before)
+            now = time.perf_counter()
+            is_due = keeping_sec <= MAX_KEEPING_SHARE * (now - started_at) or at.step == num_steps
+            if progress is not None and is_due:
+                at = replace(at, train_sec=begun.train_sec + now - started_at)
+                progress.keep(at, model.save_state())
+                keeping_sec += time.perf_counter() - now
     trained = model.save()
-    _check_finite(trained, loss_sum, plan, seeds)
+    _check_finite(trained, at.loss_sum, plan, seeds)
     return LocalResult(
         weights=trained,
         num_examples=len(examples),
-        loss=loss_sum / len(examples),
-        accuracy=min(1.0, accuracy_sum / len(examples)),  # a float32 mean can round to just above 1
-        train_sec=time.perf_counter() - started_at,
+        loss=at.loss_sum / len(examples),
+        accuracy=min(1.0, at.accuracy_sum / len(examples)),  # a float32 mean can round to just above 1
+        train_sec=begun.train_sec + time.perf_counter() - started_at,
+        num_steps=num_steps,
+        resumed_at=begun.step,
+    )
+
+
+def _begin(model: Engine, weights: Weights, progress: Progress | None) -> Position:
+    """The engine as it was after the last step that is kept, or at the start."""
+    kept = None if progress is None else progress.last()
+    if kept is None:
+        model.restore(weights)
+        return Position()
+    position, state = kept
+    model.restore_state(weights, state)
+    return position
+
+
+def _step(
+    model: Engine, batch: LabelledImages, plan: TrainingPlan, seeds: Seeds, before: Position
+) -> Position:
+    """One step on this batch, and where the task is after it."""
+    result = model.train(
+        to_float(batch.images, model.contract.pixel_divisor),
+        batch.labels,
+        learning_rate=plan.learning_rate,
+        seed=seeds.dropout(before.step),
+        proximal_mu=plan.proximal_mu,
+    )
+    return replace(
+        before,
+        step=before.step + 1,
+        loss_sum=before.loss_sum + result.loss * len(batch),
+        accuracy_sum=before.accuracy_sum + result.accuracy * len(batch),
     )
 
 

@@ -1,7 +1,7 @@
 """Sending an update: in one piece, and after it was cut off only what is missing (docs/protocol.md).
 
-The server keeps what came of an upload that says its sha256. So every attempt after the first asks how much
-that is, sends the rest, and hands in.
+The server keeps what came of an upload that says its sha256. So every attempt after the first, by
+whichever process, asks how much that is, sends the rest, and hands in.
 """
 
 import base64
@@ -29,7 +29,8 @@ _LOST = ("unknown_upload", "bad_digest")
 
 @dataclass(frozen=True)
 class Update:
-    """A trained checkpoint in a file, and what the server has to know about it."""
+    """A trained checkpoint in a file, and what the server has to know about it. `is_begun`: an earlier
+    process may have sent some of it, or all."""
 
     path: Path
     sha256: str
@@ -38,6 +39,7 @@ class Update:
     loss: float
     accuracy: float
     train_sec: float
+    is_begun: bool = False
 
     @property
     def query(self) -> dict[str, str]:
@@ -57,7 +59,7 @@ class Sending:
         """`place`: the path of the PUT."""
         self._connection, self._place, self._update = connection, place, update
         self._num_bytes = update.path.stat().st_size
-        self._tried = False
+        self._tried = update.is_begun
         self._furthest = 0
 
     def attempt(self, backoff: Backoff) -> Fields:

@@ -7,6 +7,7 @@ import heapq
 import random
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection as Pipe
 from pathlib import Path
@@ -17,6 +18,7 @@ from fedfer.android_stub.cache import Cache
 from fedfer.android_stub.client import AggregatorClient
 from fedfer.android_stub.connection import Connection, Retrying, open_http
 from fedfer.android_stub.device import Device, DeviceSpec
+from fedfer.android_stub.device_files import DeviceFiles, devices_directory, sharing
 from fedfer.android_stub.events import Event, Failed, Note
 from fedfer.android_stub.processes import exit_with_parent
 from fedfer.android_stub.workbench import Workbench
@@ -44,18 +46,25 @@ class WorkerSettings:
     run: str | None = None
     enrol_key: str | None = field(default=None, repr=False)
     ca_file: Path | None = None
+    keeps_devices: bool = False  # in the cache directory, for the next process: token and progress
 
 
 def run_worker(settings: WorkerSettings, specs: Sequence[DeviceSpec], events: Pipe) -> None:
     """The body of a process: sends events until it ends; the last one is Failed if a device gave up."""
     exit_with_parent()
-    with open_http(settings.server_url, ca_file=settings.ca_file) as http:
-        workbench = Workbench(Cache(settings.cache_dir), settings.engine)
+    workbench = Workbench(Cache(settings.cache_dir), settings.engine)
+    with ExitStack() as stack:
+        http = stack.enter_context(open_http(settings.server_url, ca_file=settings.ca_file))
+        kept: Path | None = None
+        if settings.keeps_devices:
+            kept = devices_directory(workbench.cache, settings.server_url)
+            stack.enter_context(sharing(kept))
         devices = []
         for spec in specs:
             connection = Connection(http, _retrying(settings, spec, events.send))
             client = AggregatorClient(connection, workbench.cache, settings.enrol_key)
-            devices.append(Device(spec, settings.seed, client, workbench, events.send, settings.run))
+            files = None if kept is None else DeviceFiles(kept, spec.name)
+            devices.append(Device(spec, settings.seed, client, workbench, events.send, settings.run, files))
         drive(devices, events.send, time.monotonic, time.sleep)
 
 

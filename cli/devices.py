@@ -71,7 +71,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--cache-dir",
         type=Path,
         metavar="DIR",
-        help="where fetched models and weights stay; a temporary directory, if not given",
+        help="where fetched models and weights stay, and what phones keep: killed at any moment, the same "
+        "command goes on from each phone's last step; a temporary directory, if not given",
     )
     add(
         "--give-up-sec",
@@ -128,6 +129,7 @@ def run(args: argparse.Namespace) -> int:
             enrol_key=enrol_key,
             ca_file=args.ca_file,
             run=args.run_name,
+            keeps_devices=args.cache_dir is not None,
         )
         summary = run_fleet(settings, holdings, args.processes, Narrator())
     print(describe_summary(summary), flush=True)
