@@ -1,6 +1,7 @@
 """Trainings that are killed, as kill -9 does, and gone on with, each in a process of its own; light to
 import."""
 
+import math
 import os
 import random
 import signal
@@ -71,21 +72,49 @@ class Killed:
 
 
 class KillingProgress(Progress):
-    """Keeps steps, and has the process killed from another thread while it works on the next one."""
+    """Keeps steps, and has the process killed from another thread while it works on the next one; should that
+    be done before the signal comes, it is not kept."""
 
     kill_after = 0
 
     def keep(self, position: Position, state: Weights) -> None:
+        if 0 < self.kill_after < position.step:
+            threading.Event().wait()
         super().keep(position, state)
-        if 0 < self.kill_after <= position.step:
+        if position.step == self.kill_after:
             threading.Thread(target=os.kill, args=(os.getpid(), signal.SIGKILL)).start()
+
+
+class SlowProgress(Progress):
+    """Keeping a step takes far longer than the step."""
+
+    kept: list[int]
+
+    def keep(self, position: Position, state: Weights) -> None:
+        self.kept.append(position.step)
+        time.sleep(0.05)
+
+
+def steps_kept_slowly(model_path: Path, progress_path: Path) -> list[int]:
+    """Which of 36 steps are kept where that is dear."""
+    from fedfer.android_stub.trainer import Seeds, TrainingPlan, train_locally
+    from fedfer.export.runtime import Model
+
+    model = Model(model_path)
+    with SlowProgress(progress_path, TASK, model.contract.state_shapes) as progress:
+        progress.kept = []
+        examples, plan = noise_for(model.contract), TrainingPlan(6, 4, 0.02)
+        train_locally(model, model.save(), examples, plan, Seeds(1, 2, 3), progress)
+        return progress.kept
 
 
 def train(case: Killed) -> tuple[Weights, float, float, int, int]:
     """Weights, loss, accuracy, steps, and the step that it went on from."""
+    from fedfer.android_stub import trainer
     from fedfer.android_stub.trainer import Seeds, TrainingPlan, task_name, train_locally
     from fedfer.export.runtime import Model
 
+    trainer.MAX_KEEPING_SHARE = math.inf  # every step, however small
     model = Model(case.model, runtime=case.runtime)
     examples = noise_for(model.contract)
     plan, seeds = TrainingPlan(6, 4, 0.02, case.proximal_mu), Seeds(1, 2, 3)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from optimizer_runs import Case, export_cases
-from progress_runs import SHAPES, TASK, Killed, filled, kill_writers, train
+from progress_runs import SHAPES, TASK, Killed, filled, kill_writers, steps_kept_slowly, train
 
 from fedfer.android_stub.progress import CHECKSUM, HEADER, PAGE_BYTES, Position, Progress
 from fedfer.android_stub.trainer import Seeds, TrainingPlan, task_name
@@ -169,9 +169,16 @@ def test_killed_twice_in_the_middle_of_a_step_the_weights_are_the_same(
             call_isolated(train, Killed(models[name], runtime, tmp_path / "killed", kill_after, mu))
     last = Killed(models[name], runtime, tmp_path / "killed", proximal_mu=mu)
     again, *measures, _, resumed_at = call_isolated(train, last)
-    assert resumed_at >= 15
+    assert resumed_at == 15
     assert same_bits(again, weights)
     assert measures == [loss, accuracy]
+
+
+def test_where_keeping_is_dear_few_steps_are_kept(models: dict[str, Path], tmp_path: Path) -> None:
+    """The first and the last always; steps of a millisecond in between are not worth 50 each."""
+    kept = call_isolated(steps_kept_slowly, models["momentum"], tmp_path / "progress")
+    assert (kept[0], kept[-1]) == (1, 36)
+    assert len(kept) < 18
 
 
 def test_a_task_that_was_done_is_not_done_again(models: dict[str, Path], tmp_path: Path) -> None:
