@@ -30,20 +30,21 @@ class Model(Engine):
     """An exported model in an interpreter, with its weights. Not safe for use from two threads."""
 
     def __init__(self, model: bytes | Path, *, runtime: str = "auto", num_threads: int = 1) -> None:
-        """Loads the model. Raises ModelFileError, InterpreterError."""
-        self._content = load_model_bytes(model)  # the interpreter reads from it as long as it lives
-        self.contract = read_contract(self._content)
+        """Loads the model: a file is mapped, so that processes share its pages, and must not be written to
+        as long as this lives. Raises ModelFileError, InterpreterError."""
+        content = load_model_bytes(model)
+        self.contract = read_contract(content)
+        given = {"model_path": str(model)} if isinstance(model, Path) else {"model_content": content}
         self.runtime = pick_runtime(runtime)
         self.runtime_version = version(self.runtime)
         try:
-            interpreter = import_module(RUNTIMES[self.runtime]).Interpreter(
-                model_content=self._content, num_threads=num_threads
-            )
+            interpreter = import_module(RUNTIMES[self.runtime]).Interpreter(**given, num_threads=num_threads)
             held = [*SIGNATURES, *(set(STATE_SIGNATURES) & interpreter.get_signature_list().keys())]
             self._runners = {name: interpreter.get_signature_runner(name) for name in held}
         except (ValueError, RuntimeError) as error:
             raise InterpreterError(f"{self.runtime} cannot load the model: {error}") from None
         self._interpreter = interpreter
+        self._content = given.get("model_content")  # the interpreter reads from it as long as it lives
 
     @property
     def can_resume(self) -> bool:

@@ -23,6 +23,12 @@ MAX_DEATHS = 3
 STOP_SEC = 2.0
 
 
+class Workable(Protocol):
+    """What runs tasks in a process: a `Bench`."""
+
+    def run(self, task: Task) -> TaskResult: ...
+
+
 class Ticket(Protocol):
     """A task that was handed in."""
 
@@ -82,8 +88,13 @@ class _Worker:
 class ProcessPool:
     """`num_processes` processes, fed by a thread, so that none waits for who submits."""
 
-    def __init__(self, settings: BenchSettings, num_processes: int) -> None:
-        self._settings = settings
+    def __init__(
+        self,
+        settings: BenchSettings,
+        num_processes: int,
+        make_bench: Callable[[BenchSettings], Workable] = Bench,
+    ) -> None:
+        self._settings, self._make_bench = settings, make_bench
         self._lock = threading.Lock()
         self._waiting: list[tuple[float, int, _Job]] = []
         self._count = itertools.count()
@@ -112,7 +123,7 @@ class ProcessPool:
             worker.pipe.close()
 
     def _start(self) -> _Worker:
-        return _Worker(*start_process(work, Bench, self._settings, duplex=True))
+        return _Worker(*start_process(work, self._make_bench, self._settings, duplex=True))
 
     def _feed(self) -> None:
         """The thread: takes results, replaces the dead, hands out what is most urgent."""
@@ -174,7 +185,7 @@ class ProcessPool:
             heapq.heappush(self._waiting, (float("-inf"), next(self._count), job))
 
 
-def work(make_bench: Callable[[BenchSettings], Bench], settings: BenchSettings, pipe: PipeEnd) -> None:
+def work(make_bench: Callable[[BenchSettings], Workable], settings: BenchSettings, pipe: PipeEnd) -> None:
     """The body of a process: answers each task with its result or its FedferError."""
     exit_with_parent()
     bench = make_bench(settings)
