@@ -2,6 +2,7 @@
 
 import logging
 import threading
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -46,6 +47,7 @@ class DeviceStore:
         self._remembering = threading.Lock()
         self._known: dict[str, KnownDevice] = {}  # by the token's sha256: found, and not changed since
         self._changes = 0  # of what may be remembered
+        self._added = Counter[str | None]()  # by contract
 
     def close(self) -> None:
         """Waits for the notes that are being written."""
@@ -68,7 +70,14 @@ class DeviceStore:
                 "seen_at": now,
             }
             connection.execute(insert(table).values(row))
-            return True
+        with self._remembering:
+            self._added[device.contract] += 1
+        return True
+
+    def num_added(self, contract: str) -> int:
+        """How many that fit this contract have enrolled since this store was opened."""
+        with self._remembering:
+            return self._added[contract] + self._added[None]
 
     def remembered(self, token_sha256: str) -> KnownDevice | None:
         """What `by_token` found before, if it still holds: without the database, so from any thread."""

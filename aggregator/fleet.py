@@ -20,15 +20,15 @@ class Fleet:
         self, devices: DeviceStore, contract: str, server: ServerConfig, clock: Callable[[], float]
     ) -> None:
         self._devices, self._contract, self._server, self._clock = devices, contract, server, clock
-        self._counted: tuple[float, int] | None = None  # when, and how many active devices
+        self._counted: tuple[float, int] | None = None  # when, and how many active devices without new ones
         self._counting = threading.Lock()
         self._durations_sec: list[float] = []
 
     def active(self) -> list[Device]:
         """Devices that were heard of lately and can train the run's model."""
-        now = self._clock()
+        now, added = self._clock(), self._devices.num_added(self._contract)
         found = self._devices.active(now - self._server.active_sec, self._contract)
-        self._counted = now, len(found)
+        self._counted = now, len(found) - added
         return found
 
     @property
@@ -37,18 +37,23 @@ class Fleet:
         return self._counted is not None and self._clock() <= self._counted[0] + COUNT_SEC
 
     def num_active(self) -> int:
-        """How many, as of some seconds ago. One caller counts, others go by the last count meanwhile."""
+        """How many: a count of some seconds ago, and who has enrolled since. One caller counts, others go by
+        the last count meanwhile."""
         counted, now = self._counted, self._clock()
-        if counted is not None and now <= counted[0] + COUNT_SEC:
-            return counted[1]
-        if self._counting.acquire(blocking=counted is None):
+        if counted is None or now > counted[0] + COUNT_SEC:
+            counted = self._count(counted, now)
+        return counted[1] + self._devices.num_added(self._contract)
+
+    def _count(self, last: tuple[float, int] | None, now: float) -> tuple[float, int]:
+        if self._counting.acquire(blocking=last is None):
             try:
-                since = now - self._server.active_sec
-                counted = self._counted = now, self._devices.count_active(since, self._contract)
+                added = self._devices.num_added(self._contract)
+                active = self._devices.count_active(now - self._server.active_sec, self._contract)
+                last = self._counted = now, active - added
             finally:
                 self._counting.release()
-        assert counted is not None
-        return counted[1]
+        assert last is not None
+        return last
 
     def note_durations(self, *durations_sec: float) -> None:
         """What rounds took, the newest first."""

@@ -188,7 +188,7 @@ def serve(
     """Serves on the socket until a signal; prints `ready` when it accepts connections. Raises FedferError."""
     import uvicorn
 
-    from fedfer.aggregator.http_server import uvicorn_config
+    from fedfer.aggregator.http_server import settle_process, uvicorn_config
 
     class Server(uvicorn.Server):
         """Says when it accepts connections."""
@@ -196,6 +196,7 @@ def serve(
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
             await super().startup(sockets)
             if self.started:
+                settle_process()
                 print(ready, flush=True)
 
     server = Server(uvicorn_config(app, config.limits, tls, config.grace_sec))

@@ -25,7 +25,7 @@ from fedfer.export.contract import Contract
 from fedfer.model.errors import CheckpointError
 
 METADATA_KEY = "fedfer.contract"
-CHECK_ELEMENTS = 1 << 15
+CHECK_ELEMENTS = 1 << 17  # smaller ones take and give back the interpreter too often
 MAX_SHOWN_CHARS = 64  # of a name that somebody else chose
 Weights = dict[str, NDArray[np.float32]]
 

@@ -2,6 +2,7 @@
 
 import heapq
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from random import Random
 
@@ -10,8 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from run_helpers import party, rounds_of
 
-from fedfer.aggregator.config import RunSettings
+from fedfer.aggregator.blobs import Blobs
+from fedfer.aggregator.config import RunSettings, ServerConfig
+from fedfer.aggregator.enrolment import Enrolment
+from fedfer.aggregator.fleet import COUNT_SEC, Fleet
 from fedfer.aggregator.pace import Pace, jitter_of, remaining_sec, retry_after_sec
+from fedfer.aggregator.store import Store
 
 PACE = Pace()
 
@@ -52,6 +57,23 @@ def test_asks_a_second_stay_bounded(num_devices: int, remaining: float, seed: in
 @given(st.floats(0, 1e9), st.integers(0, 10**9), st.floats(0, 1))
 def test_a_pause_is_within_what_devices_take(remaining: float, num_devices: int, jitter: float) -> None:
     assert PACE.least_sec <= retry_after_sec(remaining, num_devices, jitter, PACE) <= PACE.most_sec
+
+
+def test_who_has_just_enrolled_is_counted(tmp_path: Path) -> None:
+    """A fleet that arrives is told to spread out at once, not when its devices are counted again."""
+    now = [1000.0]
+    with closing(Store(Blobs(tmp_path / "data"))) as store:
+        fleet = Fleet(store.devices, "1" * 64, ServerConfig(tmp_path), lambda: now[0])
+        enrol = Enrolment(store.devices, lambda: now[0], token_days=1, max_devices=100).enrol
+        assert fleet.num_active() == 0
+        for number, contract in enumerate(("1" * 64, None, "2" * 64)):
+            enrol(f"device-{number}", contract, None)
+        assert (fleet.num_active(), fleet.is_counted) == (2, True)
+        now[0] += COUNT_SEC + 1
+        assert not fleet.is_counted
+        assert (fleet.num_active(), len(fleet.active()), fleet.num_active()) == (2, 2, 2)
+        enrol("device-3", None, None)
+        assert fleet.num_active() == 3
 
 
 def test_what_is_left_of_a_round() -> None:
