@@ -51,6 +51,7 @@ def plan(**changes: Any) -> DemoPlan:
         ({"data": "a.csv", "holdout_data": "b.csv"}, 15, 0),
         ({"data": "a.csv", "holdout_data": "drawn"}, 15, 0),
         ({"partition": "dirichlet"}, 75, 75),
+        ({"partition": "shards", "examples_per_device": 6}, 18, 18),
         ({"partition": "dirichlet", "data": "a.csv", "holdout_data": "b.csv"}, None, 0),
     ],
 )

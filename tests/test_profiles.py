@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedfer.android_stub.simulation import costs
@@ -31,7 +31,7 @@ def one(text: str) -> list[dict[str, Any]]:
 
 
 def test_fixed_numbers_are_in_their_units() -> None:
-    settings = parse_profiles(
+    parsed = parse_profiles(
         one("""
         name = "slow"
         examples_per_sec = 4
@@ -44,7 +44,7 @@ def test_fixed_numbers_are_in_their_units() -> None:
         availability = {daily = [["22:00", "06:30"], ["12:00", "13:00"]]}
         """)
     )
-    (profile,) = draw_profiles(settings, 1, seed=9)
+    (profile,) = draw_profiles(parsed, 1, seed=9)
     windows = ((0.0, 6.5 * HOUR), (12 * HOUR, 13 * HOUR), (22 * HOUR, DAY_SEC))
     assert profile == Profile("slow", 4, 1e6, 1e5, 0.5, 3e8, 0.25, -2.5, repeating(windows, DAY_SEC))
     assert costs.download_sec(profile, 2_000_000) == 2.5
@@ -96,8 +96,8 @@ def test_shares_and_distributions() -> None:
 
 @given(seed=st.integers(0, 2**63 - 1), few=st.integers(0, 5), more=st.integers(0, 10))
 def test_a_device_is_the_same_in_a_larger_fleet(seed: int, few: int, more: int) -> None:
-    settings = parse_profiles(tables(FLEET))
-    assert draw_profiles(settings, few + more, seed)[:few] == draw_profiles(settings, few, seed)
+    parsed = parse_profiles(tables(FLEET))
+    assert draw_profiles(parsed, few + more, seed)[:few] == draw_profiles(parsed, few, seed)
 
 
 def test_changing_one_number_leaves_the_others() -> None:
@@ -113,8 +113,8 @@ def test_changing_one_number_leaves_the_others() -> None:
 
 
 def test_a_wild_lognormal_stays_within_limits() -> None:
-    settings = parse_profiles(one("drop_out_probability = {lognormal = [0.9, 5]}"))
-    drawn = [profile.drop_out_probability for profile in draw_profiles(settings, 300, seed=0)]
+    parsed = parse_profiles(one("drop_out_probability = {lognormal = [0.9, 5]}"))
+    drawn = [profile.drop_out_probability for profile in draw_profiles(parsed, 300, seed=0)]
     assert max(drawn) == 1.0
     assert min(drawn) > 0
 
@@ -198,14 +198,53 @@ def test_too_many_profiles_and_odd_numbers_of_devices() -> None:
             draw_profiles((), num_devices, seed)
 
 
+PLAIN = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8)
+VALUES = st.recursive(
+    PLAIN | st.sampled_from(["22:00", "06:30"]),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(
+                ["uniform", "lognormal", "choice", "daily", "jitter_sec", "idle", "slot_sec", "x"]
+            ),
+            inner,
+            max_size=2,
+        )
+    ),
+    max_leaves=6,
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    table=st.dictionaries(
+        st.sampled_from(["name", "share", *NUMBERS, "availability"]) | st.text(max_size=4), VALUES, max_size=3
+    ),
+    seed=st.integers(0, 10),
+)
+def test_no_settings_raise_anything_else_and_what_is_drawn_makes_sense(
+    table: dict[str, Any], seed: int
+) -> None:
+    try:
+        parsed = parse_profiles([table])
+    except UsageError:
+        return
+    for profile in draw_profiles(parsed, 3, seed):
+        assert profile.examples_per_sec > 0
+        assert profile.down_bytes_per_sec > 0
+        assert 0 <= profile.drop_out_probability <= 1
+        assert profile.availability.available_sec > 0
+        assert math.isfinite(costs.finish_at(profile, 1e5, 1e5))
+
+
 @pytest.mark.parametrize("name", packaged_fleets())
 def test_fleets_of_the_package(name: str) -> None:
     profiles = fleet_profiles(name, None, 300, seed=0)
-    kinds = {settings.name for settings in profile_settings(name)}
+    kinds = {kind.name for kind in profile_settings(name)}
     assert {profile.name for profile in profiles} == kinds
     assert len(kinds) >= 2
-    for settings in profile_settings(name):
-        assert set(settings.numbers) == set(NUMBERS)  # a fleet leaves nothing to the defaults
+    for kind in profile_settings(name):
+        assert set(kind.numbers) == set(NUMBERS)  # a fleet leaves nothing to the defaults
     speeds = [profile.examples_per_sec for profile in profiles]
     assert max(speeds) > 10 * min(speeds)
 

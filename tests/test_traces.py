@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fedfer.android_stub.simulation import traces
 from fedfer.android_stub.simulation.fleets import fleet_profiles
 from fedfer.android_stub.simulation.profiles import Profile
 from fedfer.android_stub.simulation.traces import MAX_LINE_CHARS, read_traces
@@ -90,6 +91,17 @@ def test_hostile_files_are_named_by_line(tmp_path: Path, case: str) -> None:
     assert len(str(caught.value)) < len(str(path)) + 160
 
 
+def test_rows_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(traces, "MAX_ROWS", 3)
+    rows = [f"a,{start},{start + 1},1,1,1" for start in range(4)]
+    assert len(read_traces(written(tmp_path, "\n".join([HEADER, *rows[:3]])))) == 1
+    with pytest.raises(DataError, match=r":5: expected at most 3 rows; found more"):
+        read_traces(written(tmp_path, "\n".join([HEADER, *rows])))
+    monkeypatch.setattr(traces, "MAX_FILE_BYTES", 10)
+    with pytest.raises(DataError, match="expected at most 10 bytes; it is longer"):
+        read_traces(written(tmp_path, HEADER))
+
+
 def test_missing_files(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"cannot read .*No such file"):
         read_traces(tmp_path / "absent.csv")
@@ -104,7 +116,7 @@ def test_no_text_raises_anything_else(
 ) -> None:
     path = written(tmp_path_factory.mktemp("trace"), "\n".join([HEADER, *rows] if headed else rows))
     try:
-        traces = read_traces(path)
+        found = read_traces(path)
     except DataError:
         return
-    assert all(trace.availability.available_sec > 0 for trace in traces)
+    assert all(trace.availability.available_sec > 0 for trace in found)
