@@ -7,10 +7,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from page_reader import Page
 from simulation_records import LABELS, make_record
 
+from fedfer.cli.simulation_report.figures import _binned, events
 from fedfer.cli.simulation_report.page import render_report, write_report
 from fedfer.cli.simulation_report.record import Record, parse_record
 from fedfer.model.errors import StoreError
@@ -185,3 +187,21 @@ def test_the_command_on_something_else(tmp_path: Path) -> None:
     assert done.stderr.startswith("fedfer report: ")
     assert done.stderr.count("\n") == 1
     assert not (tmp_path / "report.html").exists()
+
+
+def test_events_that_fall_together_are_one_mark() -> None:
+    """240 marks to 24 s: 0.1 s each; what lies behind the end is put there."""
+    times, counts = _binned(np.array([0.01, 0.03, 12.0, 30.0]), 24.0)
+    assert times.tolist() == pytest.approx([0.02, 12.0, 24.0])
+    assert counts.tolist() == [2, 1, 1]
+
+
+def test_what_went_wrong_in_the_order_of_first_appearance() -> None:
+    body = make_record(num_devices=4, num_rounds=3, attackers=1)
+    body["rounds"][2] |= {"outcome": "rolled_back", "reason": "worse"}
+    assert events(record_of(body)) == [
+        ("turned away: norm_too_large", [60.0, 120.0, 180.0]),
+        ("killed", [90.0]),
+        ("round rolled_back", [120.0]),
+        ("aggregator_killed", [200.5]),
+    ]

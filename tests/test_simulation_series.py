@@ -187,7 +187,7 @@ def test_key_figures() -> None:
 def test_attackers_beside_the_others() -> None:
     header, rows = views.attack_table(record_of(num_devices=10, num_rounds=3, attackers=2))
     assert header == ("attack", "devices", "updates averaged", "turned away")
-    assert rows == [("sign_flip", "2", "0", "6"), ("none", "8", "24", "3")]
+    assert rows == [("sign_flip", "2", "0", "6"), ("none: honest", "8", "24", "3")]
     assert views.attack_table(record_of())[1] == []
 
 

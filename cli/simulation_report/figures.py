@@ -138,7 +138,9 @@ def timeline(record: Record) -> str:
         for place, (_, times) in enumerate(rows):
             x, counts = _binned(np.array(times) / size, record.virtual_sec / size)
             area = 30 + 15 * np.minimum(np.sqrt(counts - 1), 6)
-            axes.scatter(x, np.full(len(x), place), s=area, color=role("bad"), alpha=0.8, linewidths=0)
+            axes.scatter(
+                x, np.full(len(x), place), s=area, color=role("bad"), alpha=0.8, linewidths=0, clip_on=False
+            )
         axes.set_yticks(range(len(rows)), [_word(name) for name, _ in rows])
         axes.set_ylim(len(rows) - 0.5, -0.5)
         axes.set_xlim(0, max(record.virtual_sec / size, 1e-9))
@@ -202,10 +204,11 @@ def _known(record: Record, values: dict[str, float | None]) -> list[tuple[float,
 
 
 def _binned(times: NDArray[np.float64], end: float) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Times to the resolution of the plot, and how many fall on each."""
-    bins = np.floor(np.clip(times / max(end, 1e-9), 0, 1) * TIME_BINS)
-    unique, counts = np.unique(bins, return_counts=True)
-    return unique / TIME_BINS * end, counts
+    """Times that are too close to be told apart as their mean, and how many each of them stands for."""
+    times = np.clip(times, 0, end)
+    bins = np.floor(times / max(end, 1e-9) * TIME_BINS)
+    _, which, counts = np.unique(bins, return_inverse=True, return_counts=True)
+    return np.bincount(which, weights=times) / counts, counts
 
 
 def _word(text: str) -> str:

@@ -5,7 +5,6 @@ is done with it, and text from it is only ever shown. Keys that are not known he
 those of HTTP bodies; `_sec` are virtual seconds since the start unless they say `wall`.
 """
 
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -171,6 +170,12 @@ class Record:
     faults: tuple[Fault, ...] = ()
 
 
+@dataclass
+class _Head:
+    format: JsonValue = None
+
+
+_HEAD = TypeAdapter(_Head)
 _ADAPTER: TypeAdapter[Record] = TypeAdapter(Record)
 
 
@@ -206,13 +211,12 @@ def parse_record(data: bytes, owner: str) -> Record:
 def _check_format(data: bytes, owner: str) -> None:
     """Before anything else, so that a file of another kind or version is called that."""
     try:
-        body = json.loads(data)
-    except (ValueError, RecursionError):
-        body = None
-    found = body.get("format") if isinstance(body, dict) else None
+        found = _HEAD.validate_json(data).format
+        came = "JSON without it" if found is None else ascii(found)[:60]
+    except ValidationError as error:
+        is_json = error.errors(include_url=False, include_input=False)[0]["type"] != "json_invalid"
+        found, came = None, "JSON without it" if is_json else "no JSON"
     if found != FORMAT:
-        came = "JSON without it" if body is not None and found is None else ascii(found)[:60]
-        came = "no JSON" if body is None else came
         raise DataError(
             f"{owner} is not a record of fedfer simulate: expected JSON of format {FORMAT}; received {came}"
         )

@@ -15,6 +15,7 @@ MAX_DEVICES = 100  # rows of a table; the record has the rest
 MAX_FAULTS = 200
 MAX_MATRIX_LABELS = 20
 MAX_CONFUSIONS = 25
+HONEST = "none: honest"
 COMMITTED = (None, "committed")
 Table = tuple[tuple[str, ...], Sequence[tuple[str, ...]]]
 
@@ -163,7 +164,7 @@ def attack_table(record: Record) -> Table:
     for kind in [*kinds, None] if kinds else []:
         found = [by_name[device.name] for device in record.devices if device.attack == kind]
         averaged, turned_away = (sum(t.num_averaged for t in found), sum(t.num_turned_away for t in found))
-        rows.append((kind or "none", f"{len(found):,}", f"{averaged:,}", f"{turned_away:,}"))
+        rows.append((kind or HONEST, f"{len(found):,}", f"{averaged:,}", f"{turned_away:,}"))
     return ("attack", "devices", "updates averaged", "turned away"), rows
 
 
