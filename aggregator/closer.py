@@ -19,6 +19,7 @@ from fedfer.aggregator.closing import (
     without_candidate,
 )
 from fedfer.aggregator.faults import reach
+from fedfer.aggregator.gates import Rejection
 from fedfer.aggregator.logs import about
 from fedfer.aggregator.metrics import Metrics
 from fedfer.aggregator.model_runs import measure_version
@@ -110,45 +111,43 @@ class Closer:
         rejected = rejections_of(files, run.settings, run.contract, self._measure)
         reach("gates_passed")
         kept = [file for key, file in files.updates.items() if key not in rejected]
-        averaged_sec = 0.0
-        if len(kept) < run.strategy.min_updates:
-            result = without_candidate(round_, rejected, run.strategy.min_updates, run.clock())
-        else:
-            begun = time.monotonic()
-            with self._metrics.stage("average"):
-                candidate = aggregate(files, kept, run.strategy, run.contract, run.blobs)
-            averaged_sec = time.monotonic() - begun
-            measures = self._parent_measures(files), self._measured(candidate[0])
-            reach("measured")
-            result = result_of(round_, candidate, measures, run.settings, rejected, run.clock())
-        if self._stopping.is_set():
-            return
-        if not run.commit(round_, result):
+        made, averaged_sec = None, 0.0
+        with run.store.claims.held() as claim:
+            if len(kept) < run.strategy.min_updates:
+                result = without_candidate(round_, rejected, run.strategy.min_updates, run.clock())
+            else:
+                begun = time.monotonic()
+                with self._metrics.stage("average"):
+                    made = aggregate(files, kept, run.strategy, run.contract, run.blobs, claim)
+                averaged_sec = time.monotonic() - begun
+                measures = self._parent_measures(files), self._measured(made.weights)
+                reach("measured")
+                result = result_of(round_, made, measures, run.settings, rejected, run.clock())
+            if self._stopping.is_set():
+                return
+            is_taken = result.outcome == "committed" and run.commit(round_, result)
+        if made is not None and not is_taken:  # before the commit: if it is cut short, all this is done again
+            run.versions.drop_files(made.weights, [made.state] if made.state else [])
+        if not is_taken and (result.outcome == "committed" or not run.commit(round_, result)):
             return
         self._tidy(round_)
-        logger.info(
-            "run %s round %d done: %s, weights %s%s (averaged %d updates in %.3f s, closed in %.3f s)",
-            run.name,
-            round_.number,
-            result.outcome.replace("_", " "),
-            result.weights,
-            _measures_text(result),
-            len(kept),
-            averaged_sec,
-            time.monotonic() - started,
-            extra=about(run=run.name, round=round_.number),
-        )
+        seconds = averaged_sec, time.monotonic() - started
+        log_closed(run, round_, result, len(kept), *seconds)
         for key, rejection in rejected.items():
-            logger.info(
-                "run %s round %d: turned away %s: %s",
-                run.name,
-                round_.number,
-                key[0],
-                rejection,
-                extra=about(run=run.name, round=round_.number, device=key[0], code=rejection.code),
-            )
-            self._metrics.update(run.name, rejection.code)
+            self._tell_of(round_, key[0], rejection)
         log_state(run)
+
+    def _tell_of(self, round_: Round, device: str, rejection: Rejection) -> None:
+        run = self._run.name
+        logger.info(
+            "run %s round %d: turned away %s: %s",
+            run,
+            round_.number,
+            device,
+            rejection,
+            extra=about(run=run, round=round_.number, device=device, code=rejection.code),
+        )
+        self._metrics.update(run, rejection.code)
 
     def _tidy(self, round_: Round) -> None:
         """Deletes what is not needed any more; what cannot be deleted stays, and harms nothing."""
@@ -185,6 +184,24 @@ class Closer:
                     raise
                 self._stopping.wait(FIRST_PAUSE_SEC)
         return None
+
+
+def log_closed(
+    run: Run, round_: Round, result: Result, num_kept: int, averaged_sec: float, closed_sec: float
+) -> None:
+    """Says how a round ended."""
+    logger.info(
+        "run %s round %d done: %s, weights %s%s (averaged %d updates in %.3f s, closed in %.3f s)",
+        run.name,
+        round_.number,
+        result.outcome.replace("_", " "),
+        result.weights,
+        _measures_text(result),
+        num_kept,
+        averaged_sec,
+        closed_sec,
+        extra=about(run=run.name, round=round_.number),
+    )
 
 
 def log_state(run: Run) -> None:

@@ -38,6 +38,15 @@ class RoundFiles:
     updates: Mapping[UpdateKey, WeightedFile]
 
 
+@dataclass(frozen=True)
+class Candidate:
+    """What was made of a round's updates: the sha256 of its weights, and of the strategy's state if there is
+    one."""
+
+    weights: str
+    state: str | None
+
+
 def files_of(round_: Round, run: str, blobs: Blobs, base_of: Callable[[int], str | None]) -> RoundFiles:
     """The files of a round. `base_of` names the weights that an earlier round started from."""
     updates = {}
@@ -88,15 +97,23 @@ def rejections_of(
 
 
 def aggregate(
-    files: RoundFiles, kept: Sequence[WeightedFile], strategy: Strategy, contract: Contract, blobs: Blobs
-) -> tuple[str, str | None]:
-    """Writes the candidate and the strategy's state; returns their sha256. Raises CheckpointError,
+    files: RoundFiles,
+    kept: Sequence[WeightedFile],
+    strategy: Strategy,
+    contract: Contract,
+    blobs: Blobs,
+    claim: Callable[[Path], None],
+) -> Candidate:
+    """Writes the candidate and the strategy's state, each claimed before. Raises CheckpointError,
     StoreError."""
     made: Aggregate = strategy.aggregate(files.parent, in_order(kept), files.state, contract)
     reach("averaged")
     data = checkpoint_bytes(made.weights, contract)
     weights = digest_of(data)
     state = None if made.state is None else digest_of(made.state)
+    claim(blobs.version_path(weights))
+    if state is not None:
+        claim(blobs.state_path(state))
     try:
         if made.state is not None and state is not None:
             blobs.write(made.state, blobs.state_path(state))
@@ -105,28 +122,28 @@ def aggregate(
         reach("version_written")
     except OSError as error:
         raise StoreError(f"cannot write version {weights}: {error.strerror}") from None
-    return weights, state
+    return Candidate(weights, state)
 
 
 def result_of(
     round_: Round,
-    candidate: tuple[str, str | None],
+    candidate: Candidate,
     measures: tuple[Measures | None, Measures | None],
     settings: RunSettings,
     rejections: Mapping[UpdateKey, Rejection],
     now: float,
 ) -> Result:
     """What the round ends with; `measures` are the parent's and the candidate's."""
-    (weights, state), (before, after) = candidate, measures
+    before, after = measures
     worse = None
     if before is not None and after is not None:
         worse = gate_candidate(before, after, settings.gates)
     return Result(
         outcome="rolled_back" if worse else "committed",
-        weights=round_.base.weights if worse else weights,
+        weights=round_.base.weights if worse else candidate.weights,
         closed_at=now,
-        candidate=weights,
-        state=None if worse else state,
+        candidate=candidate.weights,
+        state=None if worse else candidate.state,
         holdout_loss=after.loss if after else None,
         holdout_accuracy=after.accuracy if after else None,
         reason=worse.reason if worse else None,

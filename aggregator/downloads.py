@@ -4,12 +4,15 @@ HTTP semantics after RFC 9110, sections 13 (conditions) and 14 (ranges). A Range
 understood, or asks for several ranges, is ignored, as the RFC allows.
 """
 
+import os
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from pathlib import Path
+from contextlib import ExitStack
+from typing import BinaryIO
 
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from fedfer.model.errors import RefusedError, StoreError
 
@@ -38,42 +41,54 @@ def byte_range(header: str | None, size: int) -> tuple[int, int] | None:
     return first, end
 
 
-async def file_response(path: Path, name: str, headers: Mapping[str, str], count: Count) -> Response:
-    """The answer to a GET for the file called `name` (its sha256). Raises RefusedError, StoreError."""
-    etag = f'"{name}"'
-    fixed = {"ETag": etag, "Cache-Control": CACHE_CONTROL, "Accept-Ranges": "bytes"}
-    if _lists_etag(headers.get("if-none-match", ""), etag):
-        return Response(status_code=304, headers=fixed)
-    try:
-        size = (await run_in_threadpool(path.stat)).st_size
-    except OSError as error:
-        raise StoreError(f"cannot read {path.name}: {error.strerror}") from None
-    wants_range = headers.get("if-range", etag) == etag
-    part = byte_range(headers.get("range"), size) if wants_range else None
-    first, end = part or (0, size)
-    fixed["Content-Length"] = str(end - first)
-    if part:
-        fixed["Content-Range"] = f"bytes {first}-{end - 1}/{size}"
-    return StreamingResponse(
-        _stream(path, first, end, count),
-        status_code=206 if part else 200,
-        media_type="application/octet-stream",
-        headers=fixed,
-    )
+async def file_response(file: BinaryIO, name: str, headers: Mapping[str, str], count: Count) -> Response:
+    """The answer to a GET for the open file called `name` (its sha256), which is closed whatever happens.
+    Raises RefusedError, StoreError."""
+    with ExitStack() as stack:
+        stack.callback(file.close)
+        etag = f'"{name}"'
+        fixed = {"ETag": etag, "Cache-Control": CACHE_CONTROL, "Accept-Ranges": "bytes"}
+        if _lists_etag(headers.get("if-none-match", ""), etag):
+            return Response(status_code=304, headers=fixed)
+        size = os.fstat(file.fileno()).st_size
+        wants_range = headers.get("if-range", etag) == etag
+        part = byte_range(headers.get("range"), size) if wants_range else None
+        first, end = part or (0, size)
+        fixed["Content-Length"] = str(end - first)
+        if part:
+            fixed["Content-Range"] = f"bytes {first}-{end - 1}/{size}"
+        answer = FileResponse(
+            _stream(file, name, first, end, count),
+            status_code=206 if part else 200,
+            media_type="application/octet-stream",
+            headers=fixed,
+        )
+        answer.file = file
+        stack.pop_all()
+        return answer
 
 
-async def _stream(path: Path, first: int, end: int, count: Count) -> AsyncIterator[bytes]:
+class FileResponse(StreamingResponse):
+    """Closes the file it sends, also when the client left before the first byte."""
+
+    file: BinaryIO
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        with self.file:
+            await super().__call__(scope, receive, send)
+
+
+async def _stream(file: BinaryIO, name: str, first: int, end: int, count: Count) -> AsyncIterator[bytes]:
     """The bytes first..end of the file; counts those that were taken, also when the client leaves."""
     sent = 0
     try:
-        with await run_in_threadpool(path.open, "rb", 0) as file:
-            file.seek(first)
-            while sent < end - first:
-                piece = await run_in_threadpool(file.read, min(PIECE_BYTES, end - first - sent))
-                if not piece:
-                    raise StoreError(f"{path.name} is shorter than it was")
-                yield piece
-                sent += len(piece)
+        file.seek(first)
+        while sent < end - first:
+            piece = await run_in_threadpool(file.read, min(PIECE_BYTES, end - first - sent))
+            if not piece:
+                raise StoreError(f"{name} is shorter than it was")
+            yield piece
+            sent += len(piece)
     finally:
         await count(sent)
 

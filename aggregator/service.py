@@ -7,6 +7,7 @@ same directory goes on where the store is.
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import BinaryIO
 
 from fedfer.aggregator.config import RunConfig, ServerConfig
 from fedfer.aggregator.device_store import Device
@@ -131,12 +132,22 @@ class Service:
         """Of the largest checkpoint that any run takes."""
         return max((run.max_upload_bytes for run in self.runs.values()), default=0)
 
-    def open_file(self, kind: str, name: str) -> Path:
+    def file_of(self, kind: str, name: str) -> Path:
         """A run's model or a version of one by its sha256. Raises RefusedError, StoreError."""
         if not any(True for _ in self._holders(kind, name)):
             raise RefusedError(f"no {kind} {name} here", code=f"unknown_{kind}", status=404)
         blobs = self.store.blobs
         return blobs.present(blobs.model_path(name) if kind == "model" else blobs.version_path(name))
+
+    def open_file(self, kind: str, name: str) -> BinaryIO:
+        """The same, open: all of it can be read, whatever is deleted meanwhile. Raises RefusedError,
+        StoreError."""
+        path = self.file_of(kind, name)
+        try:
+            return path.open("rb", buffering=0)
+        except OSError as error:
+            self.file_of(kind, name)  # a version that was dropped at this moment is one that is not here
+            raise StoreError(f"cannot read {path.name}: {error.strerror}") from None
 
     def count_download(self, kind: str, name: str, num_bytes: int) -> None:
         """Adds to bytes_down of the open round of the first run that serves the file. Raises StoreError."""

@@ -5,6 +5,7 @@ any thread, and raise StoreError.
 """
 
 from fedfer.aggregator.blobs import Blobs
+from fedfer.aggregator.claims import Claims
 from fedfer.aggregator.database import Database
 from fedfer.aggregator.device_store import DeviceStore
 from fedfer.aggregator.round_store import RoundStore
@@ -17,7 +18,7 @@ class Store:
 
     def __init__(self, blobs: Blobs, database_url: str | None = None) -> None:
         """Opens or creates the database. Raises StoreError."""
-        self.blobs = blobs
+        self.blobs, self.claims = blobs, Claims()
         self.database = Database(database_url or f"sqlite:///{blobs.root / 'fedfer.db'}")
         self.devices = DeviceStore(self.database)
         self.runs = RunStore(self.database)

@@ -2,9 +2,9 @@
 
 import logging
 import re
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from fedfer.aggregator.config import RunSettings
@@ -37,7 +37,7 @@ class Versions:
     """Methods raise StoreError."""
 
     def __init__(self, run: str, store: Store, clock: Callable[[], float]) -> None:
-        self._run, self._blobs, self._clock = run, store.blobs, clock
+        self._run, self._blobs, self._claims, self._clock = run, store.blobs, store.claims, clock
         self._rows = store.versions(run)
 
     def all(self) -> list[Version]:
@@ -110,16 +110,22 @@ class Versions:
         for weights in to_delete(seen, settings.retention):
             self._rows.drop(weights, self._clock())
             reach("version_dropped")
-            if not self._rows.is_kept_by_any(weights):
-                self._drop(self._blobs.version_path(weights))
+            states = {v.state for v in kept if v.weights == weights and v.state}
+            if self.drop_files(weights, states):
                 logger.info("run %s: version %s is not kept any more", self._run, weights)
-            for state in {v.state for v in kept if v.weights == weights and v.state}:
-                if not self._rows.has_state(state):
-                    self._drop(self._blobs.state_path(state))
 
-    def _drop(self, place: Path) -> None:
-        with suppress(OSError):  # it stays, and harms nothing
-            self._blobs.drop(place)
+    def drop_files(self, weights: str, states: Iterable[str]) -> bool:
+        """Deletes the files of weights and states that are of no version that a run keeps or is about to
+        commit. Whether those of the weights are gone."""
+        for state in states:
+            self._drop(self._blobs.state_path(state), partial(self._rows.has_state, state))
+        return self._drop(self._blobs.version_path(weights), partial(self._rows.is_kept_by_any, weights))
+
+    def _drop(self, place: Path, is_named: Callable[[], bool]) -> bool:
+        try:
+            return self._claims.drop_unless(is_named, place, self._blobs.drop)
+        except OSError:  # it stays, and harms nothing
+            return False
 
 
 def _change(before: float | None, after: float | None) -> float | None:

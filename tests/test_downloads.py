@@ -1,8 +1,12 @@
+import asyncio
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from starlette.types import Message
 
-from fedfer.aggregator.downloads import byte_range
+from fedfer.aggregator.downloads import byte_range, file_response
 from fedfer.model.errors import RefusedError
 
 
@@ -47,3 +51,70 @@ def test_a_range_is_what_slicing_gives(first: int, last: int, size: int) -> None
     else:
         assert content[slice(*found)] == content[first : last + 1]
         assert found[0] < found[1] <= size
+
+
+class Client:
+    """What a server sees of one download: messages that it sends, until the client leaves."""
+
+    def __init__(self, place: Path, max_messages: int = 100) -> None:
+        self.file, self.max_messages = place.open("rb", buffering=0), max_messages
+        self.sent: list[Message] = []
+        self.counted: list[int] = []
+
+    def get(self, **headers: str) -> bytes:
+        """The body that arrives. Raises what the call does."""
+        asyncio.run(self._get({name.replace("_", "-"): value for name, value in headers.items()}))
+        return b"".join(message.get("body", b"") for message in self.sent)
+
+    async def _get(self, headers: dict[str, str]) -> None:
+        async def count(num_bytes: int) -> None:
+            self.counted.append(num_bytes)
+
+        answer = await file_response(self.file, "abc", headers, count)
+        scope = {"type": "http", "asgi": {"version": "3.0", "spec_version": "2.4"}}
+        await answer(scope, self._receive, self._send)
+
+    async def _send(self, message: Message) -> None:
+        if len(self.sent) == self.max_messages:
+            raise OSError("the client has left")
+        self.sent.append(message)
+
+    async def _receive(self) -> Message:
+        await asyncio.sleep(60)
+        return {"type": "http.disconnect"}
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    path = tmp_path / "abc"
+    path.write_bytes(bytes(range(10)))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("headers", "status", "body", "counted"),
+    [
+        ({}, 200, bytes(range(10)), [10]),
+        ({"range": "bytes=2-5"}, 206, bytes([2, 3, 4, 5]), [4]),
+        ({"range": "bytes=2-5", "if_range": '"other"'}, 200, bytes(range(10)), [10]),
+        ({"if_none_match": 'W/"abc"'}, 304, b"", []),
+    ],
+)
+def test_a_file_that_is_deleted_meanwhile_is_sent_whole(
+    place: Path, headers: dict[str, str], status: int, body: bytes, counted: list[int]
+) -> None:
+    client = Client(place)
+    place.unlink()
+    assert client.get(**headers) == body
+    assert (client.sent[0]["status"], client.counted, client.file.closed) == (status, counted, True)
+
+
+def test_a_file_is_closed_whatever_happens(place: Path) -> None:
+    refused = Client(place)
+    with pytest.raises(RefusedError):
+        refused.get(range="bytes=10-")
+    gone = [Client(place, max_messages=number) for number in (0, 1)]
+    for client in gone:
+        with pytest.raises(Exception, match=r"left|^$"):  # starlette says it in its own way
+            client.get()
+    assert all(client.file.closed for client in (refused, *gone))

@@ -161,6 +161,31 @@ def test_a_candidate_that_is_worse_is_not_committed(
         assert (work.round_.number, work.round_.base.weights) == (2, digest_of(right))
         assert not there.run.versions.has(digest_of(wrong))
         assert [version.round for version in there.run.versions.all()] == [0]
+        assert files(tmp_path / "data") == {f"{digest_of(right)}.safetensors"}
+
+
+def files(data_dir: Path) -> set[str]:
+    """Names of the versions and states on disk."""
+    return {path.name for kind in ("versions", "states") for path in (data_dir / kind).iterdir()}
+
+
+def test_a_candidate_that_is_turned_down_leaves_neither_weights_nor_state(
+    tiny_tflite: Path, tmp_path: Path, contract: Contract, start: Path, label: int
+) -> None:
+    """A step that makes the model wrong, then one that leaves it as it is: the file of the latter stays."""
+    gates, right = GateSettings(max_candidate_drop=0.5), start.read_bytes()
+    strategy = {"name": "fedavgm", "momentum": 0.5}
+    settings = RunSettings(rounds=rounds_of(1), holdout=HOLDOUT, gates=gates, num_rounds=9, strategy=strategy)
+    with party(tiny_tflite, tmp_path / "data", settings, start) as there:
+        (phone,) = there.phones("a")
+        there.round_trip([phone], [one_class(contract, (label + 1) % 7)])
+        assert there.run.rounds.rows(1)[0]["outcome"] == "rolled_back"
+        assert files(tmp_path / "data") == {f"{digest_of(right)}.safetensors"}
+        there.round_trip([phone], [right])
+        (_, kept) = there.run.versions.all()
+        assert (kept.round, kept.weights) == (2, digest_of(right))
+        assert kept.state is not None
+        assert files(tmp_path / "data") == {f"{digest_of(right)}.safetensors", kept.state}
 
 
 def test_updates_that_make_the_model_worse_leave_nothing_to_average(
@@ -287,8 +312,11 @@ def test_old_versions_are_deleted_by_rule(
         (phone,) = there.phones("a")
         results = [there.round_trip([phone], bodies(contract, 1, 1))]
         there.run.versions.tag("keep", "1")
-        results += [there.round_trip([phone], bodies(contract, n, 1)) for n in range(2, 8)]
-        there.run.drop_versions()
+        results.append(there.round_trip([phone], bodies(contract, 2, 1)))
+        with there.service.open_file("weights", results[1]) as download:
+            results += [there.round_trip([phone], bodies(contract, n, 1)) for n in range(3, 8)]
+            there.run.drop_versions()
+            assert digest_of(download.read()) == results[1]
         kept = [version for version in there.run.versions.all() if version.is_kept]
         assert [version.round for version in kept] == [0, 1, 4, 6, 7]
         files = {path.stem for path in (tmp_path / "data" / "versions").iterdir()}

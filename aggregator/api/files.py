@@ -45,10 +45,10 @@ async def put_model(sha256: replies.Sha256, request: Request, service: AnyServic
 
 
 async def _send_file(kind: str, sha256: str, request: Request, service: Service) -> Response:
-    path = await run_in_threadpool(service.open_file, kind, sha256)
+    file = await run_in_threadpool(service.open_file, kind, sha256)
 
     async def count(num_bytes: int) -> None:
         with anyio.CancelScope(shield=True), contextlib.suppress(StoreError):
             await run_in_threadpool(service.count_download, kind, sha256, num_bytes)
 
-    return await downloads.file_response(path, sha256, request.headers, count)
+    return await downloads.file_response(file, sha256, request.headers, count)

@@ -32,7 +32,7 @@ def add_run(body: replies.NewRun, service: AnyService) -> replies.RunReply:
     store = service.store
     if not store.runs.has_model(body.model):
         raise RefusedError(f"no model {body.model} here", code="unknown_model", status=404)
-    initial = None if body.weights is None else service.open_file("weights", body.weights)
+    initial = None if body.weights is None else service.file_of("weights", body.weights)
     try:
         settings = parse_settings(body.settings)
         if settings.holdout is not None and settings.holdout.source != "drawn":
