@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from fedfer.android_stub.backoff import RetryPolicy
 from fedfer.cli.data_options import SOURCE_HELP, USAGE_HELP
+from fedfer.cli.engine_options import add_engine_arguments, engine_choice
 from fedfer.cli.key_files import ENROL_VARIABLE, read_key
 from fedfer.cli.partition_options import add_partition_arguments, partition_settings
 from fedfer.model.errors import UsageError
@@ -21,7 +22,6 @@ from fedfer.model.errors import UsageError
 if TYPE_CHECKING:
     from fedfer.android_stub.events import Event
     from fedfer.android_stub.summary import FleetSummary
-    from fedfer.export.engines import EngineChoice
     from fedfer.model.data import LabelledImages
     from fedfer.model.dirichlet import Parts
 
@@ -60,12 +60,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--processes", type=int, default=2, metavar="N", help="processes that carry the phones")
     add("--seed", type=int, default=0, metavar="N", help="seed of partition, image order and dropout")
-    add(
-        "--runtime",
-        choices=("auto", "tflite-runtime", "ai-edge-litert"),
-        default="auto",
-        help="what runs the .tflite; auto takes the first that is installed",
-    )
     add_engine_arguments(parser)
     add(
         "--cache-dir",
@@ -81,28 +75,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SEC",
         help="seconds that a phone goes on trying to reach the server",
     )
-
-
-def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
-    """--engine and --keras-model."""
-    parser.add_argument(
-        "--engine",
-        choices=("tflite", "keras"),
-        default="tflite",
-        help="what trains: the served file itself, or the same mathematics in TensorFlow, checked against it",
-    )
-    parser.add_argument(
-        "--keras-model",
-        metavar="SOURCE",
-        help="for --engine keras: what was exported, as a .keras file or package.module:function",
-    )
-
-
-def engine_choice(args: argparse.Namespace) -> "EngineChoice":
-    """Raises UsageError for options that do not fit each other."""
-    from fedfer.export.engines import EngineChoice
-
-    return EngineChoice(args.engine, args.runtime, args.keras_model)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -37,20 +37,25 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model_arguments(parser)
-    parser.add_argument("--output", type=Path, default=Path("model.tflite"), help="file to write")
-    parser.add_argument(
-        "--dropout", type=float, default=DROPOUT, help="share of activations dropped, 0 to <1"
-    )
-    parser.add_argument(
+    add = parser.add_argument
+    add("--output", type=Path, default=Path("model.tflite"), help="file to write")
+    add("--dropout", type=float, default=DROPOUT, help="share of activations dropped, 0 to <1")
+    add(
         "--batch-norm-momentum",
         type=float,
         default=BATCH_NORM_MOMENTUM,
         help="share of BatchNorm's moving statistics that a training step keeps, 0 to <1 (Keras: 0.99)",
     )
+    add(
+        "--save-keras",
+        type=Path,
+        metavar="FILE.keras",
+        help="write the Keras model too, for `--engine keras` of devices and simulate",
+    )
     add_weight_arguments(parser)
     add_training_arguments(parser)
     add_loss_arguments(parser)
-    parser.add_argument("--seed", type=int, default=0, help="seed of the initial weights")
+    add("--seed", type=int, default=0, help="seed of the initial weights")
 
 
 def add_weight_arguments(parser: argparse.ArgumentParser) -> None:
@@ -107,6 +112,8 @@ def run(args: argparse.Namespace) -> int:
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
     check_training_arguments(args)
     write_whole(args.output, None)
+    if args.save_keras is not None:
+        check_keras_path(args.save_keras)
     with quiet_tensorflow():
         from fedfer.export.contract import read_contract
         from fedfer.export.tflite import convert
@@ -125,6 +132,8 @@ def run(args: argparse.Namespace) -> int:
         print(f"  {'ok  ' if finding.passed else 'FAIL'} {finding.text}")
     require(findings)
     write_whole(args.output, content)
+    if args.save_keras is not None:
+        save_keras(model, args.save_keras)
     print(f"wrote {args.output}, {len(content):,} bytes")
     return 0
 
@@ -205,6 +214,25 @@ def model_and_labels(args: argparse.Namespace) -> "tuple[keras.Model, tuple[str,
     outputs = shape[-1] if isinstance(shape, tuple) and isinstance(shape[-1], int) else 0
     loss = loss_settings(args, model)
     return model, tuple(str(number) for number in range(loss.num_classes_of.get(outputs, outputs)))
+
+
+def check_keras_path(path: Path) -> None:
+    """Raises UsageError for where no Keras model can be written, before time is spent on one."""
+    from fedfer.model.errors import UsageError
+
+    if path.suffix != ".keras":
+        raise UsageError(f"--save-keras {path}: expected a name that ends in .keras, as Keras has it")
+    write_whole(path, None, "--save-keras")
+
+
+def save_keras(model: "keras.Model", path: Path) -> None:
+    """Writes the whole `.keras` file, or nothing. Raises UsageError."""
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as directory:
+        written = Path(directory) / path.name
+        model.save(written)
+        write_whole(path, written.read_bytes(), "--save-keras")
 
 
 def write_whole(path: Path, content: bytes | None, option: str = "--output") -> None:

@@ -12,10 +12,12 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fedfer.cli.engine_options import add_engine_arguments
 from fedfer.model.errors import UsageError
 
 if TYPE_CHECKING:
     from fedfer.android_stub.simulation.scenario import Scenario
+    from fedfer.cli.simulation_means import Means
 
 HELP = "run aggregator and fleet together in virtual time, from one file"
 
@@ -38,12 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="another setting of the scenario, as in run.rounds.num_clients=5",
     )
     add("--processes", type=int, default=2, metavar="N", help="processes that train")
-    add(
-        "--runtime",
-        choices=("auto", "tflite-runtime", "ai-edge-litert"),
-        default="auto",
-        help="what runs the .tflite; auto takes the first that is installed",
-    )
+    add_engine_arguments(parser)
     add("--fresh", action="store_true", help="begin anew, even if a simulation in --output could go on")
 
 
@@ -65,9 +62,20 @@ def run(args: argparse.Namespace) -> int:
 
     command = shlex.join(["fedfer", *sys.argv[1:]])
     output = args.output or Path(scenario.name)
-    simulated = SimulatedRun(scenario, output, args.runtime, args.processes, command)
+    simulated = SimulatedRun(scenario, output, wanted_means(args, scenario), command)
     simulated.run(fresh=args.fresh)
     return 0
+
+
+def wanted_means(args: argparse.Namespace, scenario: "Scenario") -> "Means":
+    """Raises UsageError for an engine without its model, InterpreterError without a runtime."""
+    from fedfer.cli.engine_options import engine_choice
+    from fedfer.cli.simulation_means import Means
+    from fedfer.export.runtime import pick_runtime
+
+    if args.engine != "keras" or scenario.model.path is not None or args.keras_model is not None:
+        engine_choice(args)  # a model that is exported here brings its Keras model with it
+    return Means(pick_runtime(args.runtime), args.processes, args.engine, args.keras_model)
 
 
 def wanted_scenario(args: argparse.Namespace) -> "Scenario":

@@ -22,7 +22,6 @@ from fedfer.android_stub.simulation.faults import fault_settings
 from fedfer.android_stub.simulation.fleets import fleet_profiles
 from fedfer.android_stub.simulation.journal import Journal
 from fedfer.android_stub.simulation.phone import Phone
-from fedfer.android_stub.simulation.pool import ProcessPool
 from fedfer.android_stub.simulation.record import FORMAT, Recorder, device_record, target_of
 from fedfer.android_stub.simulation.scenario import DataSource, Scenario, resolved
 from fedfer.android_stub.simulation.server_link import ServerLink, Standing
@@ -31,12 +30,12 @@ from fedfer.android_stub.simulation.tasks import BenchSettings, store_data
 from fedfer.cli.children import Children, wait_for_line
 from fedfer.cli.progress import Progress, Seen, duration
 from fedfer.cli.simulated_server import RUN, SimulatedServer
+from fedfer.cli.simulation_means import Means
 from fedfer.cli.watch import Screen
 from fedfer.export.checkpoint import max_checkpoint_bytes
 from fedfer.export.contract import Contract, read_contract
 from fedfer.export.evaluation import evaluate
 from fedfer.export.isolation import call_isolated
-from fedfer.export.runtime import pick_runtime
 from fedfer.model.data import LabelledImages, check_fit
 from fedfer.model.errors import UsageError
 from fedfer.model.partition import partition
@@ -53,12 +52,10 @@ class SimulatedRun:
     work/                                              what the simulation needs to go on
     """
 
-    def __init__(
-        self, scenario: Scenario, output: Path, runtime: str, num_processes: int, command: str
-    ) -> None:
-        self._scenario, self._output, self._command = scenario, output, command
-        self._runtime, self._num_processes = pick_runtime(runtime), num_processes
+    def __init__(self, scenario: Scenario, output: Path, means: Means, command: str) -> None:
+        self._scenario, self._output, self._means, self._command = scenario, output, means, command
         self._work = output / "work"
+        self._keras_model = self._work / "model.keras"  # of the engine keras, if it is exported here
         self._screen = Screen()
         self._started_at = datetime.now(UTC)
         self._started = time.monotonic()
@@ -121,12 +118,12 @@ class SimulatedRun:
         num_rounds = parse_settings(self._run_settings()).num_rounds
         rounds_done = 0 if kept is None else len(kept["simulation"]["recorder"]["rounds"]) - 1
         progress = Progress(self._screen, num_rounds, self._wall_sec(), rounds_done)
-        bench = BenchSettings(self._work / "data", self._runtime)
-        with closing(ProcessPool(bench, self._num_processes)) as pool:
+        bench = BenchSettings(self._work / "data", self._means.choice(self._keras_model))
+        with self._means.executor(bench) as executor:
             simulation = Simulation(
                 fleet,
                 link,
-                pool,
+                executor,
                 recorder,
                 self._work / "updates",
                 lambda position: self._show(position, recorder, progress),
@@ -150,6 +147,7 @@ class SimulatedRun:
             shutil.copyfile(self._scenario.folder / source.path, output)
             return output
         options = [f"--{name}={value}" for name, value in self._scenario.model_options.items()]
+        options += [f"--save-keras={self._keras_model}"] * self._means.saves_keras
         arguments = ["export", *([source.source] if source.source else []), *options, f"--output={output}"]
         made_with = self._work / "export.json"
         if output.exists() and made_with.exists() and json.loads(made_with.read_text()) == arguments:
@@ -168,7 +166,7 @@ class SimulatedRun:
             data_dir=str(self._work / "server"),
             model=str(model),
             settings=self._run_settings(),
-            runtime=self._runtime,
+            runtime=self._means.runtime,
             active_sec=self._scenario.server.active_sec,
             pace=dict(self._scenario.server.pace),
         )
@@ -194,7 +192,12 @@ class SimulatedRun:
         plain = self._scenario.as_json()
         plain.pop("title")
         digest = hashlib.sha256(model.read_bytes()).hexdigest()
-        return {**plain, "model_sha256": digest, "runtime": self._runtime_name()}
+        return {
+            **plain,
+            "model_sha256": digest,
+            "runtime": self._means.runtime_name,
+            "engine": self._means.engine,
+        }
 
     def _keep_final(self, link: ServerLink, contract: Contract, standing: Standing) -> None:
         path = link.client("result").fetch_weights(standing.weights, max_checkpoint_bytes(contract))
@@ -225,9 +228,9 @@ class SimulatedRun:
             "toml": scenario.toml,
             "command": self._command,
             "fedfer_version": version("fedfer"),
-            "runtime": self._runtime_name(),
-            "engine": "tflite",
-            "num_processes": self._num_processes,
+            "runtime": self._means.runtime_name,
+            "engine": self._means.engine,
+            "num_processes": self._means.num_processes,
             "seed": scenario.seed,
             "started_at": self._started_at.isoformat(timespec="seconds").replace("+00:00", "Z"),
             "wall_sec": round(wall_sec, 3),
@@ -261,11 +264,8 @@ class SimulatedRun:
         if self._scenario.holdout is None:
             return None
         images = load_images(**self._run_settings()["holdout"])
-        measures = call_isolated(evaluate, model, weights, images, runtime=self._runtime)
+        measures = call_isolated(evaluate, model, weights, images, runtime=self._means.runtime)
         return asdict(measures)
-
-    def _runtime_name(self) -> str:
-        return f"{self._runtime} {version(self._runtime)}"
 
     def _make_directories(self) -> None:
         try:

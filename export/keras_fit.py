@@ -10,7 +10,7 @@ import keras
 from fedfer.export.contract import Contract, WeightSpec
 from fedfer.export.refusal import refuse
 from fedfer.export.tflite import make_contract, round_to_float16
-from fedfer.export.trainable import layers_of
+from fedfer.export.trainable import layers_of, weight_name
 from fedfer.model.errors import ExportError, UsageError
 
 
@@ -38,9 +38,8 @@ def fit(model: keras.Model, contract: Contract, source: str) -> None:
 
 def _freeze(model: keras.Model, contract: Contract) -> None:
     travelling = {weight.name for weight in contract.weights}
-    prefix = f"{model.name}/"
     for layer in layers_of(model):
-        if not travelling & {weight.path.removeprefix(prefix) for weight in layer.weights}:
+        if not travelling & {weight_name(weight, model) for weight in layer.weights}:
             layer.trainable = False
 
 

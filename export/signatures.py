@@ -17,7 +17,7 @@ from fedfer.export.gradients import builtin_gradients
 from fedfer.export.layers import phone_layers
 from fedfer.export.losses import predictions, training_loss
 from fedfer.export.optimizers import Optimizer
-from fedfer.export.trainable import frozen_as_constants, travelling_weights
+from fedfer.export.trainable import frozen_as_constants, travelling_weights, weight_name
 from fedfer.model.errors import ExportError
 
 
@@ -154,10 +154,9 @@ def one_a_sample(targets: tf.Tensor) -> tf.Tensor:
 def weight_specs(model: keras.Model) -> list[WeightSpec]:
     """The checkpoint's tensors in the model's order. Raises ExportError for what cannot travel."""
     trainable = {id(weight) for weight in model.trainable_weights}
-    prefix = f"{model.name}/"  # Keras puts it before the names in some models, not in others
     specs = [
         WeightSpec(
-            name=weight.path.removeprefix(prefix),
+            name=weight_name(weight, model),
             shape=tuple(weight.shape),
             dtype="float32",
             role="trainable" if id(weight) in trainable else "statistic",

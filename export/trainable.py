@@ -75,8 +75,15 @@ def frozen_weights(model: keras.Model) -> list[keras.Variable]:
 
 
 def frozen_values(model: keras.Model) -> dict[str, NDArray[np.float32]]:
-    """Frozen weights by their paths in the model."""
-    return {weight.path: np.asarray(weight) for weight in frozen_weights(model)}
+    """Frozen weights by their names."""
+    return {weight_name(weight, model): np.asarray(weight) for weight in frozen_weights(model)}
+
+
+def weight_name(weight: keras.Variable, model: keras.Model) -> str:
+    """Its path in the model. Keras puts the model's name before it in some models, not in others (of the same
+    model when it was loaded from a file)."""
+    path: str = weight.path
+    return path.removeprefix(f"{model.name}/")
 
 
 @contextmanager

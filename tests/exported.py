@@ -28,3 +28,15 @@ def save_tiny_keras(path: Path, dropout: float) -> None:
     from keras_models import tiny_model
 
     tiny_model(dropout).save(path)
+
+
+def export_smooth(path: Path) -> None:
+    """Writes the smooth model of tests/keras_models.py as a `.tflite`, and beside it as a `.keras` file."""
+    from keras_models import LABELS, smooth_model
+
+    from fedfer.export.contract import TrainingSettings
+    from fedfer.export.tflite import convert
+
+    model = smooth_model()
+    path.write_bytes(convert(model, LABELS, TrainingSettings()))
+    model.save(path.with_suffix(".keras"))

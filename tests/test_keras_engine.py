@@ -2,6 +2,8 @@
 
 import dataclasses
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -156,3 +158,26 @@ def test_images_of_another_size_fail_as_in_an_interpreter(files: dict[str, Path]
     choice = in_keras(CASES["sgd"])
     with pytest.raises(InterpreterError, match="tensorflow failed in `infer`"):
         call_isolated(run_badly, files["sgd"], choice)
+
+
+def test_an_export_leaves_the_keras_model_that_the_engine_takes(tmp_path: Path) -> None:
+    """With frozen layers, whatever function it came from."""
+    command = [sys.executable, "-m", "fedfer.cli.main", "export", "engine_runs:with_dropout"]
+    names = [f"--output={tmp_path / 'm.tflite'}", f"--save-keras={tmp_path / 'm.keras'}"]
+    done = subprocess.run(
+        [*command, *names, "--trainable=head"],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=Path(__file__).parent,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    choice = EngineChoice("keras", keras_model=str(tmp_path / "m.keras"))
+    [steps] = call_isolated(take_steps, [(tmp_path / "m.tflite", choice, Case(SGD))])
+    assert steps.runtime == "tensorflow"
+    wrong = subprocess.run(
+        [*command, "--save-keras=m.h5"], capture_output=True, text=True, check=False, cwd=tmp_path
+    )
+    assert wrong.stderr == (
+        "fedfer export: --save-keras m.h5: expected a name that ends in .keras, as Keras has it\n"
+    )

@@ -17,7 +17,8 @@ from fedfer.android_stub.simulation.attacks import (
 )
 from fedfer.android_stub.trainer import Seeds, TrainingPlan, train_locally
 from fedfer.export.checkpoint import Weights, checkpoint_bytes, digest_of, load_checkpoint
-from fedfer.export.runtime import Model
+from fedfer.export.engine import Engine
+from fedfer.export.engines import EngineChoice, open_engine
 from fedfer.model.data import LabelledImages
 from fedfer.model.errors import ModelFileError
 
@@ -54,16 +55,16 @@ class BenchSettings:
     """What every process that runs tasks is told. `data`: directory with images.npy and labels.npy."""
 
     data: Path
-    runtime: str
+    engine: EngineChoice
 
 
 class Bench:
-    """Runs tasks one after another; holds one interpreter, one checkpoint, and the mapped images."""
+    """Runs tasks one after another; holds one engine, one checkpoint, and the mapped images."""
 
     def __init__(self, settings: BenchSettings) -> None:
         self._settings = settings
         self._data = load_data(settings.data)
-        self._model: tuple[Path, Model] | None = None
+        self._model: tuple[Path, Engine] | None = None
         self._weights: tuple[Path, Weights] | None = None
 
     def run(self, task: Task) -> TaskResult:
@@ -83,10 +84,10 @@ class Bench:
             digest_of(data), len(data), len(examples), result.loss, result.accuracy, result.train_sec
         )
 
-    def _loaded(self, task: Task) -> Model:
+    def _loaded(self, task: Task) -> Engine:
         if self._model is None or self._model[0] != task.model:
             self._model = self._weights = None  # before the next is loaded: memory of one
-            loaded = Model(task.model, runtime=self._settings.runtime)
+            loaded = open_engine(task.model, self._settings.engine)
             if loaded.contract.digest != task.contract:
                 raise ModelFileError(
                     f"{task.model} has contract {loaded.contract.digest}; expected {task.contract}"
@@ -94,7 +95,7 @@ class Bench:
             self._model = (task.model, loaded)
         return self._model[1]
 
-    def _start(self, task: Task, model: Model) -> Weights:
+    def _start(self, task: Task, model: Engine) -> Weights:
         if self._weights is None or self._weights[0] != task.weights:
             self._weights = (task.weights, load_checkpoint(task.weights, model.contract))
         return self._weights[1]
