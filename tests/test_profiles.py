@@ -3,6 +3,7 @@
 import json
 import math
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -249,13 +250,36 @@ def test_fleets_of_the_package(name: str) -> None:
     assert max(speeds) > 10 * min(speeds)
 
 
+def test_a_fleet_of_the_package_at_another_model_s_speed() -> None:
+    """All of it fifteen times as fast in training, and otherwise the same devices."""
+    plain = fleet_profiles("phones-2024", None, 40, seed=2)
+    fast = fleet_profiles({"fleet": "phones-2024", "speed": 15}, None, 40, seed=2)
+    for slow, quick in zip(plain, fast, strict=True):
+        assert quick.examples_per_sec == pytest.approx(15 * slow.examples_per_sec)
+        assert replace(quick, examples_per_sec=slow.examples_per_sec) == slow
+    uniform, chosen = (
+        parse_profiles(one(f"examples_per_sec = {text}"))[0].numbers["examples_per_sec"].times(2).values
+        for text in ("{uniform = [1, 2]}", "{choice = [3, 4, 5]}")
+    )
+    assert (uniform, chosen) == ((2, 4), (6, 8, 10))
+    for odd, words in (
+        ({"fleet": "phones-2024", "speed": 0.0}, "speed is 0.0; expected a factor"),
+        ({"fleet": "phones-2024", "speed": "fast"}, "speed is 'fast'; expected a number"),
+        ({"fleet": "x"}, "no fleet is called 'x'"),
+        ({"speed": 2.0}, "no fleet is called ''"),
+        ({"name": "x"}, "profiles has no setting 'name'; its settings: fleet, speed"),
+    ):
+        with pytest.raises(UsageError, match=words):
+            profile_settings(odd)
+
+
 def test_other_names_and_things_are_refused(tmp_path: Path) -> None:
     assert packaged_fleets() == ["phones-2024"]
     with pytest.raises(
         UsageError, match=r"no fleet is called 'phones-1999'; expected phones-2024, or \[\[prof"
     ):
         fleet_profiles("phones-1999", None, 1, seed=0)
-    for odd in (3, [3], {"name": "x"}):
+    for odd in (3, [3], [{}, "x"]):
         with pytest.raises(UsageError, match=r"expected \[\[profiles\]\] tables or a fleet's name"):
             profile_settings(odd)
     with pytest.raises(DataError, match="cannot read"):

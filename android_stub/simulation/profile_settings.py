@@ -20,7 +20,7 @@ is there when all three hold. Virtual time 0 is midnight. What is left out is as
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
 
@@ -45,9 +45,10 @@ class Number:
     factor: float = 1.0
 
 
+SPEED = "examples_per_sec"
 NUMBERS: Mapping[str, Number] = MappingProxyType(
     {  # in the order of their draws: new ones go to the end
-        "examples_per_sec": Number("examples_per_sec", 1e-6, 1e9),
+        SPEED: Number("examples_per_sec", 1e-6, 1e9),
         "down_mbit_per_sec": Number("down_bytes_per_sec", 1e-6, 1e9, 125_000.0),
         "up_mbit_per_sec": Number("up_bytes_per_sec", 1e-6, 1e9, 125_000.0),
         "latency_sec": Number("latency_sec", 0.0, 3600.0),
@@ -67,6 +68,11 @@ class Distribution:
     values: tuple[float, ...]
     least: float
     most: float
+
+    def times(self, factor: float) -> "Distribution":
+        """Of what is drawn; the sigma of a lognormal stays."""
+        scaled = tuple(value * factor for value in self.values)
+        return replace(self, values=(scaled[0], self.values[1]) if self.kind == "lognormal" else scaled)
 
 
 @dataclass(frozen=True)

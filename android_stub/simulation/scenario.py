@@ -93,7 +93,7 @@ class Scenario:
     partition: PartitionSettings = IID
     run: Mapping[str, Any] = field(default_factory=lambda: _NOTHING)
     server: ServerSettings = ServerSettings()
-    profiles: str | Sequence[Mapping[str, Any]] = ()
+    profiles: str | Mapping[str, Any] | Sequence[Mapping[str, Any]] = ()
     trace: str | None = None
     attack: Mapping[str, Any] = field(default_factory=lambda: _NOTHING)
     faults: Mapping[str, Any] = field(default_factory=lambda: _NOTHING)
@@ -257,9 +257,9 @@ def _mapping(value: object, owner: str) -> Mapping[str, Any]:
     return value
 
 
-def _profiles(value: object) -> str | tuple[Mapping[str, Any], ...]:
+def _profiles(value: object) -> str | Mapping[str, Any] | tuple[Mapping[str, Any], ...]:
     """The name of a fleet, or its tables; `fleets` has the rest of the checking."""
-    if isinstance(value, str):
+    if isinstance(value, str | Mapping):
         return value
     if not isinstance(value, list):
         raise UsageError(f"profiles is {shown(value)}; expected [[profiles]] tables or a fleet's name")
