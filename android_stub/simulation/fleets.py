@@ -1,7 +1,7 @@
 """From a scenario's `profiles` and `trace` to the profiles of a fleet's devices.
 
-`profiles` is a list of tables (`[[profiles]]`), the name of a fleet that comes with fedfer, or such a name and
-a factor for another model than the VGG: `{fleet = "phones-2024", speed = 15}`. `trace` is a CSV.
+`profiles`: tables (`[[profiles]]`), the name of a fleet that comes with fedfer, or such a name and a factor
+for another model than the VGG: `{fleet = "phones-2024", speed = 15}`. `trace` is a CSV.
 """
 
 import tomllib
