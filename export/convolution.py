@@ -13,12 +13,14 @@ import tensorflow as tf
 
 from fedfer.export import winograd, winograd_dense
 from fedfer.export.padding import Pads, every, image_size, join, pad_images, pads_of
-from fedfer.export.windows import Windows, spread
+from fedfer.export.windows import Windows, spread, spread_few
 from fedfer.model.errors import ExportError
 
 # Images with fewer channels are laid side by side until the product is this deep: shallow ones are slow.
 MIN_DEPTH = 64
 MIN_TILE_CHANNELS = 32
+# Small images: one product as deep as the whole window, for each of more would go through all filters again.
+MAX_JOINED_PIXELS = 6 * 6
 MAX_STACKED_PIXELS = 12 * 12  # at 22x22 the stack of all tiles was 7 % slower, and four times the memory
 OVERRIDES = {"Conv2D": "FedferConv2D"}
 Gradient = Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
@@ -54,10 +56,12 @@ def _conv2d_gradient(op: tf.Operation, dy: tf.Tensor) -> tuple[tf.Tensor, tf.Ten
     return to_x, _filter_gradient(x, dy, _window(filters), strides, dilations, pads)
 
 
-def _in_tiles(filters: Sequence[int], dilations: list[int]) -> bool:
-    """Whether tiles are faster: for few channels their sums take longer than the products saved."""
+def _in_tiles(images: tf.Tensor, filters: Sequence[int], dilations: list[int]) -> bool:
+    """Whether tiles are faster: for few channels their sums take longer than the products saved, for small
+    images transforming the filters does."""
     window, fewest = [*filters[:2]], min(filters[2:])
-    return window == winograd.WINDOW and dilations == [1, 1] and fewest >= MIN_TILE_CHANNELS
+    three = window == winograd.WINDOW and dilations == [1, 1]
+    return three and fewest >= MIN_TILE_CHANNELS and math.prod(image_size(images)) > MAX_JOINED_PIXELS
 
 
 def _tiles_of(images: tf.Tensor) -> tuple[Callable[..., tf.Tensor], Callable[..., tf.Tensor]]:
@@ -82,14 +86,15 @@ def _patches(
     padded = pad_images(x, pads)
     starts = [(i * dilations[0], j * dilations[1]) for i, j in _shifts(window)]
     shifted = [tf.reshape(every(padded, start, size, strides), [-1, x.shape[3]]) for start in starts]
-    together = -(-MIN_DEPTH // int(x.shape[3]))
+    small = math.prod(image_size(x)) <= MAX_JOINED_PIXELS
+    together = len(shifted) if small else -(-MIN_DEPTH // int(x.shape[3]))
     groups = [shifted[k : k + together] for k in range(0, len(shifted), together)]
     return [join(group, axis=1) for group in groups]
 
 
 def _sum_of_products(x: tf.Tensor, filters: tf.Tensor, dilations: list[int], pads: Pads) -> tf.Tensor:
     """The convolution with stride 1: sum over the window of (x shifted) times (the filter there)."""
-    if _in_tiles(filters.shape, dilations):
+    if _in_tiles(x, filters.shape, dilations):
         return _tiles_of(x)[0](x, filters, pads)
     window, (channels, num_filters) = _window(filters), filters.shape[2:]
     size = [
@@ -108,8 +113,11 @@ def _input_gradient(filters: tf.Tensor, dy: tf.Tensor, dilations: list[int], pad
     window = _window(filters)
     reach = [(k - 1) * d for k, d in zip(window, dilations, strict=True)]
     around = [[r - first, r - last] for r, (first, last) in zip(reach, pads, strict=True)]
-    if _in_tiles(filters.shape, dilations):
+    if _in_tiles(dy, filters.shape, dilations):
         return _tiles_of(dy)[0](dy, filters, around, turned=True)
+    if math.prod(image_size(dy)) <= MAX_JOINED_PIXELS:
+        size = [n + r - sum(p) for n, r, p in zip(image_size(dy), reach, pads, strict=True)]
+        return spread_few(dy, filters, Windows(size, window, [1, 1], dilations, pads))
     # REVERSE_V2 over two axes at once is silently wrong in tflite-runtime 2.14.
     flat = tf.reshape(filters, [window[0] * window[1], *filters.shape[2:]])
     turned = tf.transpose(tf.reverse(flat, [0]), [0, 2, 1])
@@ -120,7 +128,7 @@ def _filter_gradient(
     x: tf.Tensor, dy: tf.Tensor, window: list[int], strides: list[int], dilations: list[int], pads: Pads
 ) -> tf.Tensor:
     """dW[i,j] = (x as place (i,j) of the window sees it), transposed, times dy."""
-    if strides == [1, 1] and _in_tiles([*window, x.shape[3], dy.shape[3]], dilations):
+    if strides == [1, 1] and _in_tiles(x, [*window, x.shape[3], dy.shape[3]], dilations):
         return _tiles_of(x)[1](x, dy, pads)
     rows = tf.reshape(dy, [-1, dy.shape[3]])
     patches = _patches(x, window, image_size(dy), strides, dilations, pads)

@@ -38,15 +38,24 @@ class Optimizer(tf.Module):  # type: ignore[misc]
         slots = [slot for by_weight in zip(*self._slots, strict=True) for slot in by_weight]
         return slots if self._num_steps is None else [*slots, self._num_steps]
 
+    def slope_of_loss(self, learning_rate: tf.Tensor) -> tf.Tensor:
+        """f32[], by which the gradients of `apply` are multiplied. Where the step is a multiple of them it is
+        the rate: one product at the loss, from where the gradients come, instead of one for each weight."""
+        return tf.reduce_sum(learning_rate) if self._is_linear else tf.constant(1.0)
+
+    @property
+    def _is_linear(self) -> bool:
+        return self.settings.name == "sgd" and self.settings.clip_norm is None
+
     def apply(
         self, gradients: Sequence[tf.Tensor], learning_rate: tf.Tensor, proximal_mu: tf.Tensor | None = None
     ) -> None:
-        """One step: the proximal term joins the gradients, then clipping, weight decay, the step itself."""
+        """One step: the proximal term joins the gradients (those of the loss times `slope_of_loss`), then
+        clipping, weight decay, the step itself."""
         gradients = list(gradients)
         if proximal_mu is not None:  # gradient of mu/2 * |w - anchor|^2, equation 2 of FedProx
-            pulls = [
-                (v - anchor) * proximal_mu for v, anchor in zip(self._variables, self._anchors, strict=True)
-            ]
+            share = proximal_mu * self.slope_of_loss(learning_rate)
+            pulls = [(v - anchor) * share for v, anchor in zip(self._variables, self._anchors, strict=True)]
             gradients = [g + _like(pull, g) for g, pull in zip(gradients, pulls, strict=True)]
         if self.settings.clip_norm is not None:
             scale = clip_scale(gradients, self.settings.clip_norm)
@@ -83,7 +92,7 @@ class Optimizer(tf.Module):  # type: ignore[misc]
     def _sgd(
         self, variable: tf.Variable, gradient: tf.Tensor, slots: list[tf.Variable], rate: tf.Tensor
     ) -> None:
-        step = _like(gradient * rate, variable)
+        step = gradient if self._is_linear else _like(gradient * rate, variable)
         if not slots:
             variable.assign(variable - step)
             return

@@ -85,7 +85,7 @@ class TrainableModel(tf.Module):  # type: ignore[misc]
             step = training_loss(self._outputs(images, training=True), right, settings)
             loss = tf.add_n([step.loss, *self.model.losses])
             trained = [weight.value for weight in self.model.trainable_weights]
-            gradients = tf.gradients(loss, trained)
+            gradients = tf.gradients(loss, trained, self.optimizer.slope_of_loss(learning_rate))
         for variable, gradient in zip(trained, gradients, strict=True):
             if gradient is None:
                 raise ExportError(

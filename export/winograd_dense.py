@@ -14,21 +14,48 @@ from fedfer.export.padding import Pads, image_size, join, pad_images
 B = np.array([[1, 0, -1, 0], [0, 1, 1, 0], [0, -1, 1, 0], [0, 1, 0, -1]], np.float32)  # B' of the paper
 G = np.array([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]], np.float32)
 A = np.array([[1, 1, 1, 0], [0, 1, -1, -1]], np.float32)  # A' of the paper
+TURNED = [3, 1, 2, 0]  # half a turn of the filters exchanges the first row of G g with the last
 
 
 def convolve_stacked(x: tf.Tensor, filters: tf.Tensor, pads: Pads, turned: bool = False) -> tf.Tensor:
-    """As fedfer.export.winograd.convolve_tiles."""
-    if turned:
-        filters = tf.transpose(filters, [0, 1, 3, 2])
+    """As fedfer.export.winograd.convolve_tiles. Both ways take the same G g G', made once a step."""
     channels, num_filters = filters.shape[2:]
-    kernels = tf.reshape(times(G[:, ::-1] if turned else G, filters), [16, channels, num_filters])
-    products = tf.matmul(_input_stack(x, pads), kernels)
-    outputs = times(A, products)
+    kernels = tf.reshape(times(G, filters), [16, channels, num_filters])
+    by_tile = _turned_products(x, kernels, pads) if turned else _products(x, kernels, pads)
     height, width = [n + sum(p) - 2 for n, p in zip(image_size(x), pads, strict=True)]
-    by_tile = tf.transpose(tf.reshape(outputs, [4, -1, num_filters]), [1, 0, 2])
-    tiles = tf.reshape(by_tile, [-1, -(-height // 2), -(-width // 2), 4 * num_filters])
+    tiles = tf.reshape(by_tile, [-1, -(-height // 2), -(-width // 2), by_tile.shape[-1]])
     whole = tf.nn.depth_to_space(tiles, 2)
     return whole if height % 2 == width % 2 == 0 else whole[:, :height, :width, :]
+
+
+def _products(x: tf.Tensor, kernels: tf.Tensor, pads: Pads) -> tf.Tensor:
+    """A' of the tiles' products with `kernels` [16,C,F]: [N,4F]."""
+    num_filters = int(kernels.shape[2])
+    outputs = times(A, tf.matmul(_input_stack(x, pads), kernels))
+    by_tile = tf.transpose(tf.reshape(outputs, [4, -1, num_filters]), [1, 0, 2])
+    return tf.reshape(by_tile, [-1, 4 * num_filters])
+
+
+def _turned_products(dy: tf.Tensor, kernels: tf.Tensor, pads: Pads) -> tf.Tensor:
+    """The same with C and F exchanged and the filters turned: [N,4C].
+
+    The kernels stay on the left, the tiles come transposed: a product prepares its right side anew each time,
+    and transposing the filters, or asking the product to, costs as much (in tflite-runtime three times).
+    """
+    channels, num_filters = [int(size) for size in kernels.shape[1:]]
+    phases = tf.nn.space_to_depth(_even(dy, pads), 2)
+    rows = tf.transpose(tf.reshape(phases, [-1, 4 * num_filters]))
+    phases = tf.reshape(rows, [4 * num_filters, -1, *phases.shape[1:3]])
+    down, along = [int(n) - 1 for n in phases.shape[2:]]
+    places = []
+    for i in range(4):
+        for j in range(4):
+            first = (2 * (i % 2) + j % 2) * num_filters
+            place = phases[first : first + num_filters, :, i // 2 : i // 2 + down, j // 2 : j // 2 + along]
+            places.append(tf.reshape(place, [1, -1]))
+    seen = tf.reshape(times(B[TURNED], join(places, axis=0)), [16, num_filters, -1])
+    outputs = times(A[:, TURNED], tf.matmul(kernels, seen))
+    return tf.transpose(tf.reshape(outputs, [4 * channels, -1]))
 
 
 def filter_gradient_stacked(x: tf.Tensor, dy: tf.Tensor, pads: Pads) -> tf.Tensor:
@@ -45,10 +72,8 @@ def filter_gradient_stacked(x: tf.Tensor, dy: tf.Tensor, pads: Pads) -> tf.Tenso
 def _input_stack(x: tf.Tensor, pads: Pads) -> tf.Tensor:
     """B' d B of every tile."""
     channels = int(x.shape[3])
-    odd = [(n + sum(p)) % 2 for n, p in zip(image_size(x), pads, strict=True)]
-    padded = pad_images(x, [[first, last + more] for (first, last), more in zip(pads, odd, strict=True)])
-    down, along = [n // 2 - 1 for n in image_size(padded)]
-    phases = tf.nn.space_to_depth(padded, 2)
+    phases = tf.nn.space_to_depth(_even(x, pads), 2)
+    down, along = [n - 1 for n in image_size(phases)]
     places = []
     for i in range(4):
         for j in range(4):
@@ -57,6 +82,12 @@ def _input_stack(x: tf.Tensor, pads: Pads) -> tf.Tensor:
             places.append(tf.reshape(place, [1, -1]))
     seen = times(B, join(places, axis=0))
     return tf.reshape(seen, [16, -1, channels])
+
+
+def _even(x: tf.Tensor, pads: Pads) -> tf.Tensor:
+    """Padded, to even sizes."""
+    odd = [(n + sum(p)) % 2 for n, p in zip(image_size(x), pads, strict=True)]
+    return pad_images(x, [[first, last + more] for (first, last), more in zip(pads, odd, strict=True)])
 
 
 def times(matrix: NDArray[np.float32], stack: tf.Tensor) -> tf.Tensor:
