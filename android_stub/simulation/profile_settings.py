@@ -13,26 +13,27 @@
     availability = {daily = [["22:00", "06:30"]], jitter_sec = 3600}
     # or: availability = {idle = 0.6, charging = 0.4, unmetered = 0.7, slot_sec = 1800}
 
-`daily`: windows of the device's day, all of them shifted by a number of the device's own within +-jitter_sec.
-The other form draws for each slot of the day, for each device, whether it is idle, charging and unmetered; it
-is there when all three hold. Virtual time 0 is midnight. What is left out is as in `profiles.Profile`.
+When a device is there: `availability_settings`. What is left out is as in `profiles.Profile`.
 """
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
 
-from fedfer.android_stub.simulation.availability import DAY_SEC, Window
+from fedfer.android_stub.simulation.availability_settings import (
+    Daily,
+    States,
+    is_number,
+    parse_availability,
+)
 from fedfer.model.errors import UsageError
-from fedfer.model.strict_settings import MAX_NUMBER, from_mapping, shown
+from fedfer.model.strict_settings import from_mapping, shown
 
 MAX_PROFILES = 100
-MAX_VALUES = 1000  # of a choice, and windows of a day
+MAX_VALUES = 1000  # of a choice
 MAX_SIGMA = 5.0
 MAX_NAME_CHARS = 64
-_TIME = re.compile(r"([01]\d|2[0-4]):([0-5]\d)")
 
 
 @dataclass(frozen=True)
@@ -76,36 +77,6 @@ class Distribution:
 
 
 @dataclass(frozen=True)
-class Daily:
-    """Windows in seconds of the day; one that ends before it starts goes over midnight."""
-
-    windows: tuple[Window, ...]
-    jitter_sec: float = 0.0
-
-
-@dataclass(frozen=True)
-class States:
-    """Probabilities in 0..1 of each state in a slot of the day, which holds a whole number of slots."""
-
-    idle: float = 1.0
-    charging: float = 1.0
-    unmetered: float = 1.0
-    slot_sec: float = 3600.0
-
-    def __post_init__(self) -> None:
-        """Raises UsageError."""
-        for name in ("idle", "charging", "unmetered"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise UsageError(f"{name} is {getattr(self, name)}; expected a probability of 0 to 1")
-        if not 60 <= self.slot_sec <= DAY_SEC or DAY_SEC % self.slot_sec:
-            raise UsageError(f"slot_sec is {self.slot_sec}; expected 60 to {DAY_SEC:g}, a part of the day")
-
-    @property
-    def num_slots(self) -> int:
-        return round(DAY_SEC / self.slot_sec)
-
-
-@dataclass(frozen=True)
 class ProfileSettings:
     """One kind of devices: `numbers` by the names of `NUMBERS`; `availability` None is always."""
 
@@ -143,7 +114,9 @@ def _profile(table: Mapping[str, Any], place: int) -> ProfileSettings:
         plain.name,
         plain.share,
         {key: _distribution(f"{owner}: {key}", table[key], NUMBERS[key]) for key in NUMBERS if key in table},
-        _availability(f"{owner}: availability", table["availability"]) if "availability" in table else None,
+        parse_availability(f"{owner}: availability", table["availability"])
+        if "availability" in table
+        else None,
     )
 
 
@@ -161,7 +134,7 @@ def _distribution(owner: str, given: object, number: Number) -> Distribution:
 
 def _values(owner: str, kind: str, values: object, number: Number) -> tuple[float, ...]:
     wanted = range(1, MAX_VALUES + 1) if kind == "choice" else (2,)
-    if not isinstance(values, list) or len(values) not in wanted or not all(map(_is_number, values)):
+    if not isinstance(values, list) or len(values) not in wanted or not all(map(is_number, values)):
         expected = "numbers" if kind == "choice" else "two numbers"
         raise UsageError(f"{owner}: {kind} is {shown(values)}; expected {expected}")
     checked = tuple(map(float, values))
@@ -175,37 +148,3 @@ def _values(owner: str, kind: str, values: object, number: Number) -> tuple[floa
     if kind == "uniform" and checked[0] > checked[1]:
         raise UsageError(f"{owner}: uniform is {shown(values)}; expected the smaller number first")
     return checked
-
-
-def _availability(owner: str, given: object) -> Daily | States:
-    if not isinstance(given, Mapping):
-        raise UsageError(f"{owner} is {shown(given)}; expected {{daily = [...]}} or probabilities of states")
-    if "daily" not in given:
-        try:
-            return from_mapping(States, given, owner)
-        except UsageError as error:
-            raise UsageError(str(error) if str(error).startswith(owner) else f"{owner}: {error}") from None
-    for key in given:
-        if key not in ("daily", "jitter_sec"):
-            raise UsageError(f"{owner} has no setting {shown(key)} beside daily; expected jitter_sec")
-    jitter_sec = given.get("jitter_sec", 0.0)
-    if not _is_number(jitter_sec) or not 0 <= jitter_sec <= DAY_SEC:
-        raise UsageError(f"{owner}: jitter_sec is {shown(jitter_sec)}; expected 0 to {DAY_SEC:g}")
-    windows = given["daily"]
-    if not isinstance(windows, list) or not 1 <= len(windows) <= MAX_VALUES:
-        raise UsageError(f'{owner}: daily is {shown(windows)}; expected windows such as ["22:00", "06:30"]')
-    return Daily(tuple(_window(owner, window) for window in windows), float(jitter_sec))
-
-
-def _window(owner: str, given: object) -> Window:
-    texts = given if isinstance(given, list) and len(given) == 2 else [None]
-    found = [_TIME.fullmatch(text) for text in texts if isinstance(text, str)]
-    times = [60.0 * (60 * int(match[1]) + int(match[2])) for match in found if match]
-    if len(times) != 2 or max(times) > DAY_SEC or times[0] == times[1]:
-        raise UsageError(f'{owner}: a window is {shown(given)}; expected one such as ["22:00", "06:30"]')
-    start, end = times
-    return start, end if end > start else end + DAY_SEC
-
-
-def _is_number(value: object) -> bool:
-    return type(value) in (int, float) and -MAX_NUMBER < value < MAX_NUMBER  # type: ignore[operator]

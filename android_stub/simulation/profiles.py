@@ -11,13 +11,8 @@ from typing import Any
 import numpy as np
 
 from fedfer.android_stub.simulation.availability import ALWAYS, DAY_SEC, Availability, repeating
-from fedfer.android_stub.simulation.profile_settings import (
-    NUMBERS,
-    Daily,
-    Distribution,
-    ProfileSettings,
-    States,
-)
+from fedfer.android_stub.simulation.availability_settings import Daily, States
+from fedfer.android_stub.simulation.profile_settings import NUMBERS, Distribution, ProfileSettings
 from fedfer.android_stub.simulation.traces import Trace
 from fedfer.model.errors import UsageError
 
