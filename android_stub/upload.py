@@ -80,9 +80,13 @@ class Sending:
                 return self._whole()
             raise
 
-    def _whole(self) -> Fields:
+    def whole_headers(self) -> dict[str, str]:
+        """Of a request with the whole body."""
         digest = base64.b64encode(bytes.fromhex(self._update.sha256)).decode()
-        headers = {**OCTETS, "Content-Digest": f"sha-256=:{digest}:"}
+        return {**OCTETS, "Content-Digest": f"sha-256=:{digest}:"}
+
+    def _whole(self) -> Fields:
+        headers = self.whole_headers()
         with self._update.path.open("rb") as file:  # httpx takes Content-Length from the file
             try:
                 return self._connection.attempt(
