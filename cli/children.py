@@ -83,6 +83,11 @@ class Child:
         self._signal_group(signal.SIGKILL)
         self._process.wait()
 
+    def kill(self) -> None:
+        """SIGKILL, as a crash is, to it and what it has started."""
+        self._signal_group(signal.SIGKILL)
+        self._process.wait()
+
     def _signal_group(self, number: signal.Signals) -> None:
         with suppress(ProcessLookupError):
             os.killpg(self._process.pid, number)

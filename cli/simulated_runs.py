@@ -6,7 +6,7 @@ import json
 import shutil
 import time
 from contextlib import closing
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from fedfer.aggregator.run_files import parse_settings
 from fedfer.android_stub.cache import Cache
 from fedfer.android_stub.simulation.attacks import attack_settings, attackers
+from fedfer.android_stub.simulation.breakage import Breakage
 from fedfer.android_stub.simulation.faults import fault_settings
 from fedfer.android_stub.simulation.fleets import fleet_profiles
 from fedfer.android_stub.simulation.journal import Journal
@@ -64,7 +65,7 @@ class SimulatedRun:
         """The record, as it is written too. Raises FedferError."""
         scenario = self._scenario
         parse_settings(self._run_settings())  # refused here rather than in minutes
-        fault_settings(scenario.faults)
+        faults = fault_settings(scenario.faults)
         if fresh:
             shutil.rmtree(self._work, ignore_errors=True)
         self._make_directories()
@@ -85,9 +86,13 @@ class SimulatedRun:
                 journal.put_back()
             else:
                 shutil.rmtree(self._work / "server", ignore_errors=True)
-            link = self._serve(children, model)
+            server = _Aggregator(children, self._server(model), self._work / "server.json")
+            link = ServerLink(server.url, Cache(self._work / "cache"), RUN, self._screen.line)
+            breakage = Breakage(
+                faults, scenario.seed, contract, recorder, self._work / "updates", server.restart
+            )
             with closing(link):
-                standing, wall_sec = self._simulate(link, fleet, recorder, journal, kept)
+                standing, wall_sec = self._simulate(link, fleet, recorder, journal, kept, breakage)
                 self._keep_final(link, contract, standing)
         record = self._record(contract, model, images.labels, fleet, recorder, standing, wall_sec)
         (self._output / "record.json").write_text(json.dumps(record, indent=1, allow_nan=False) + "\n")
@@ -112,6 +117,7 @@ class SimulatedRun:
         recorder: Recorder,
         journal: Journal,
         kept: dict[str, Any] | None,
+        breakage: Breakage,
     ) -> tuple[Standing, float]:
         """Where the run ended, and how long all of it took in real time."""
         before_sec = 0.0 if kept is None else kept["wall_sec"]
@@ -127,6 +133,7 @@ class SimulatedRun:
                 recorder,
                 self._work / "updates",
                 lambda position: self._show(position, recorder, progress),
+                breakage,
                 self._scenario.target_accuracy,
             )
 
@@ -160,9 +167,8 @@ class SimulatedRun:
         made_with.write_text(json.dumps(arguments))
         return output
 
-    def _serve(self, children: Children, model: Path) -> ServerLink:
-        """An aggregator in a process of its own."""
-        server = SimulatedServer(
+    def _server(self, model: Path) -> SimulatedServer:
+        return SimulatedServer(
             data_dir=str(self._work / "server"),
             model=str(model),
             settings=self._run_settings(),
@@ -170,12 +176,6 @@ class SimulatedRun:
             active_sec=self._scenario.server.active_sec,
             pace=dict(self._scenario.server.pace),
         )
-        config = self._work / "server.json"
-        config.write_text(json.dumps(asdict(server)))
-        child = children.start_module("fedfer.cli.simulated_server", str(config))
-        url = wait_for_line(child, "serving on ", READY_SEC).rpartition(" ")[2]
-        cache = Cache(self._work / "cache")
-        return ServerLink(url, cache, RUN, self._screen.line)
 
     def _run_settings(self) -> dict[str, Any]:
         """Of the run, as in a run file."""
@@ -299,6 +299,25 @@ class SimulatedRun:
 
     def _wall_sec(self) -> float:
         return time.monotonic() - self._started
+
+
+class _Aggregator:
+    """The aggregator in a process of its own."""
+
+    def __init__(self, children: Children, server: SimulatedServer, config: Path) -> None:
+        self._children, self._server, self._config = children, server, config
+        self._start()
+
+    def restart(self) -> None:
+        """Kills it, and starts another on the same port and directory."""
+        self._child.kill()
+        self._server = replace(self._server, port=int(self.url.rpartition(":")[2]))
+        self._start()
+
+    def _start(self) -> None:
+        self._config.write_text(json.dumps(asdict(self._server)))
+        self._child = self._children.start_module("fedfer.cli.simulated_server", str(self._config))
+        self.url = wait_for_line(self._child, "serving on ", READY_SEC).rpartition(" ")[2]
 
 
 def fleet_of(scenario: Scenario, holdings: list[NDArray[np.intp]]) -> Fleet:

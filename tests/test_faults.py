@@ -10,6 +10,7 @@ from fedfer.android_stub.simulation.faults import (
     KINDS,
     Fault,
     FaultSettings,
+    back_at_sec,
     clock_offset_sec,
     fault_settings,
     faults_of,
@@ -110,7 +111,7 @@ def test_clocks_are_off_either_way() -> None:
 def test_the_network_is_down_in_its_gaps() -> None:
     settings = fault_settings({"network_down": [[10, 20], [15.0, 30.0]], "aggregator_kill_at_sec": [5, 2.5]})
     moments = (9.9, 10, 19, 29.9, 30, 100)
-    assert [settings.network_is_down(at_sec) for at_sec in moments] == [False, True, True, True, False, False]
+    assert [back_at_sec(settings, at_sec) for at_sec in moments] == [9.9, 30, 30, 30, 30, 100]
     assert settings.aggregator_kill_at_sec == (5, 2.5)
 
 

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -16,8 +16,8 @@ from fedfer.android_stub.simulation.faulty_uploads import (
     of_another_model,
     refusal_of,
     stale,
+    upload_again,
     upload_cut,
-    upload_repeated,
     with_nan,
 )
 from fedfer.android_stub.upload import Update
@@ -97,8 +97,10 @@ def test_a_server_killed_in_the_middle_of_an_upload(tiny_tflite: Path, tmp_path:
 
 
 def test_a_repeated_upload_counts_once(one: Phone) -> None:
-    receipt = upload_repeated(*one.place, one.update)
-    assert receipt.update == one.update.sha256
+    receipt = one.client.upload_update(one.work.run, one.work.round, one.update)
+    upload_again(*one.place, one.update, receipt)
+    with pytest.raises(FedferError, match="two receipts for one update"):
+        upload_again(*one.place, one.update, replace(receipt, num_examples=6))
     sent = one.client.round_result(one.work.run, one.work.round)
     assert sent.num_updates == 1
 

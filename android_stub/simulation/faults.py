@@ -81,10 +81,6 @@ class FaultSettings:
         """Whether nothing ever breaks."""
         return self == FaultSettings(delay_sec=self.delay_sec)
 
-    def network_is_down(self, at_sec: float) -> bool:
-        """Whether nobody reaches the server at this moment; at the end of a gap it is back."""
-        return any(begin <= at_sec < end for begin, end in self.network_down)
-
 
 def faults_of(settings: FaultSettings, seed: int, device: int, round_number: int) -> tuple[Fault, ...]:
     """The faults that strike this task, in the order in which they come: `kill` in the training, then
@@ -108,6 +104,14 @@ ORDER: tuple[FaultKind, ...] = (
     "cut_upload",
     "repeat_upload",
 )
+
+
+def back_at_sec(settings: FaultSettings, at_sec: float) -> float:
+    """The first moment from `at_sec` on at which the server can be reached; at the end of a gap it can."""
+    for begin, end in sorted(settings.network_down):
+        if begin <= at_sec < end:
+            at_sec = end
+    return at_sec
 
 
 def clock_offset_sec(settings: FaultSettings, seed: int, device: int) -> float:

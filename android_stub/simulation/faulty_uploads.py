@@ -72,12 +72,14 @@ def upload_cut(
     return parse_receipt(reply)
 
 
-def upload_repeated(client: AggregatorClient, run: str, round_number: int, update: Update) -> Receipt:
-    """Sends the same update twice. Raises FedferError unless both receipts are the same, RefusedError."""
-    first, second = (client.upload_update(run, round_number, update) for _ in range(2))
-    if first != second:
-        raise FedferError(f"two receipts for one update: {first} and {second}", code="bad_reply")
-    return second
+def upload_again(
+    client: AggregatorClient, run: str, round_number: int, update: Update, receipt: Receipt
+) -> None:
+    """Sends an update once more for which there is a receipt. Raises FedferError for another receipt, and
+    RefusedError."""
+    second = client.upload_update(run, round_number, update)
+    if second != receipt:
+        raise FedferError(f"two receipts for one update: {receipt} and {second}", code="bad_reply")
 
 
 def refusal_of(client: AggregatorClient, run: str, round_number: int, update: Update) -> str:

@@ -33,7 +33,8 @@ class Counters:
 
 @dataclass
 class Phone:
-    """`model` and `weights`: sha256 of what it has fetched last."""
+    """`model` and `weights`: sha256 of what it has fetched last; `refused_round`: the last in which its
+    update was refused."""
 
     index: int
     name: str
@@ -42,6 +43,7 @@ class Phone:
     token: str | None = None
     model: str | None = None
     weights: str | None = None
+    refused_round: int | None = None
     assignment: Assignment | None = None
     counters: Counters = field(default_factory=Counters)
 
@@ -52,6 +54,7 @@ class Phone:
             "token": self.token,
             "model": self.model,
             "weights": self.weights,
+            "refused_round": self.refused_round,
             "assignment": None if task is None else {**vars(task), "work": vars(task.work)},
             "counters": vars(self.counters),
         }
@@ -59,6 +62,7 @@ class Phone:
     def restore(self, state: dict[str, Any]) -> None:
         """The inverse of `state`."""
         self.token, self.model, self.weights = state["token"], state["model"], state["weights"]
+        self.refused_round = state["refused_round"]
         task = state["assignment"]
         self.assignment = None if task is None else Assignment(**{**task, "work": Train(**task["work"])})
         self.counters = Counters(**state["counters"])

@@ -9,7 +9,8 @@ import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 
 import httpx
 
@@ -54,9 +55,12 @@ class ServerLink:
         self.run = run
         self._own = self._connection("simulation")
 
-    def at(self, now_sec: float) -> None:
-        """All calls from now on are made at this virtual time."""
+    def at(self, now_sec: float, clock_offset_sec: float = 0.0) -> None:
+        """All calls from now on are made at this virtual time, by a device whose clock is so much ahead: its
+        requests say when they were made by that clock, and nobody believes them."""
         self._http.headers[TIME_HEADER] = repr(START.timestamp() + now_sec)
+        date = START + timedelta(seconds=now_sec + clock_offset_sec)
+        self._http.headers["Date"] = format_datetime(date, usegmt=True)
 
     def client(self, name: str, token: str | None = None) -> AggregatorClient:
         """A device's conversation."""

@@ -21,6 +21,7 @@ from fedfer.android_stub.client import AggregatorClient
 from fedfer.android_stub.replies import Stop, Train, Wait
 from fedfer.android_stub.simulation import costs
 from fedfer.android_stub.simulation.attacks import AttackSettings
+from fedfer.android_stub.simulation.breakage import Breakage
 from fedfer.android_stub.simulation.phone import Assignment, Phone
 from fedfer.android_stub.simulation.pool import Executor, Ticket
 from fedfer.android_stub.simulation.record import Recorder
@@ -33,6 +34,7 @@ from fedfer.model.errors import FedferError, RefusedError
 
 MIN_PAUSE_SEC = 0.05
 MAX_DROPPED_SEC = 600.0  # how long a device that dropped out stays away at most
+REFUSED_SEC = 60.0  # between questions of a device whose update was refused in this round
 AHEAD = 64  # tasks trained before their uploads are due; their updates lie on disk
 STALLED_SEC = 60 * 86_400.0  # of virtual time in which no round closes
 _DROP = 41  # first word of the entropy: no stream is shared with profiles, attacks or faults
@@ -73,11 +75,12 @@ class Simulation:
         recorder: Recorder,
         updates: Path,
         on_position: Callable[[Position], None],
+        breakage: Breakage,
         target_accuracy: float | None = None,
     ) -> None:
         self._fleet, self._server, self._executor = fleet, server, executor
         self._recorder, self._updates, self._on_position = recorder, updates, on_position
-        self._target = target_accuracy
+        self._breakage, self._target = breakage, target_accuracy
         self._timeline = Timeline()
         self._clients: dict[int, AggregatorClient] = {}
         self._tickets: dict[int, tuple[int, Ticket]] = {}  # by device: its round, its task
@@ -98,10 +101,8 @@ class Simulation:
                 raise FedferError(f"no round has closed in {days:.0f} days of virtual time", code="stalled")
             if event.kind == "deadline":
                 self._settle()
-            elif event.kind == "ask":
-                self._ask(self._fleet.phones[event.device])
             else:
-                self._finish_task(self._fleet.phones[event.device])
+                self._call(self._fleet.phones[event.device], event)
         assert self._standing is not None
         return self._standing
 
@@ -118,6 +119,7 @@ class Simulation:
             "deadline_at": self._deadline_at,
             "closed_at": self._closed_at,
             "recorder": self._recorder.state(),
+            "breakage": self._breakage.state(),
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -128,6 +130,7 @@ class Simulation:
             phone.restore(kept)
         self._deadline_at, self._closed_at = state["deadline_at"], state["closed_at"]
         self._recorder.restore(state["recorder"])
+        self._breakage.restore(state["breakage"])
         self._server.at(state["now_sec"])
 
     def _enrol(self) -> None:
@@ -140,6 +143,20 @@ class Simulation:
                 self._timeline.add(costs.next_available(phone.profile, 0.0), "ask", phone.index)
             else:
                 self._recorder.fault(0.0, phone.name, "memory", "has too little for a task, and never asks")
+
+    def _call(self, phone: Phone, event: Event) -> None:
+        """The device's turn, unless it cannot reach the server now."""
+        through_sec = self._breakage.reaches_server_at(phone, event.at_sec)
+        if through_sec > event.at_sec:
+            if phone.assignment is not None:
+                phone.assignment.upload_at_sec = through_sec
+            self._timeline.add(through_sec, event.kind, phone.index)
+            return
+        self._server.at(event.at_sec, self._breakage.clock_offset_sec(phone))
+        if event.kind == "ask":
+            self._ask(phone)
+        else:
+            self._finish_task(phone)
 
     def _client(self, phone: Phone) -> AggregatorClient:
         if phone.index not in self._clients:
@@ -157,6 +174,8 @@ class Simulation:
         match self._client(phone).ask_for_work(self._server.run):
             case Wait(retry_after_sec=pause_sec):
                 self._timeline.add(now_sec + max(MIN_PAUSE_SEC, pause_sec), "ask", phone.index)
+            case Train(round=number) if number == phone.refused_round:
+                self._timeline.add(now_sec + REFUSED_SEC, "ask", phone.index)
             case Train() as work:
                 self._begin_task(phone, work)
             case Stop():
@@ -176,6 +195,7 @@ class Simulation:
         train_sec = costs.train_sec(profile, phone.num_examples, work.local_epochs)
         transfers_sec = costs.download_sec(profile, num_bytes) + costs.upload_sec(profile, checkpoint_bytes)
         end_sec = costs.finish_at(profile, now_sec, train_sec + transfers_sec)
+        end_sec += self._breakage.delay_sec(phone, work)
         rng = self._rng(phone, work.round)
         drops_out = rng.random() < profile.drop_out_probability
         if drops_out:
@@ -198,6 +218,7 @@ class Simulation:
         else:
             self._upload(phone, task)
         phone.assignment = None
+        self._breakage.forget(phone, task.work)
         self._timeline.add(self.now_sec + pause_sec, "ask", phone.index)
 
     def _upload(self, phone: Phone, task: Assignment) -> None:
@@ -211,15 +232,14 @@ class Simulation:
             accuracy=result.accuracy,
             train_sec=task.train_sec,
         )
-        phone.counters.sent_bytes += result.num_bytes
-        self._recorder.uploaded(result.num_bytes)
         try:
-            self._client(phone).upload_update(task.work.run, task.work.round, update)
+            self._breakage.upload(self.now_sec, phone, self._client(phone), task.work, update)
             phone.counters.num_accepted += 1
         except RefusedError as error:
             if error.status in (401, 403):
                 raise
             self._refused(phone, error.code)
+            phone.refused_round = task.work.round  # it would train the same again
         update.path.unlink(missing_ok=True)
         self._settle()
 
@@ -268,6 +288,7 @@ class Simulation:
                 seeds=Seeds(self._fleet.seed, phone.index, work.round),
                 output=self._output(phone),
                 attack=self._fleet.attack if is_attacker else None,
+                killing=self._breakage.killing(phone, work),
             ),
             urgency=task.upload_at_sec,
         )

@@ -15,7 +15,8 @@ from fedfer.android_stub.simulation.attacks import (
     poisoned_examples,
     poisoned_weights,
 )
-from fedfer.android_stub.trainer import Seeds, TrainingPlan, train_locally
+from fedfer.android_stub.simulation.dying import Killing, progress_of
+from fedfer.android_stub.trainer import Seeds, TrainingPlan, task_name, train_locally
 from fedfer.export.checkpoint import Weights, checkpoint_bytes, digest_of, load_checkpoint
 from fedfer.export.engine import Engine
 from fedfer.export.engines import EngineChoice, open_engine
@@ -36,6 +37,7 @@ class Task:
     seeds: Seeds
     output: Path
     attack: AttackSettings | None = None
+    killing: Killing | None = None
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,8 @@ class Bench:
         start, examples = self._start(task, model), self._data.take(task.indices)
         if task.attack is not None:
             examples = poisoned_examples(task.attack, examples, len(model.contract.labels))
-        result = train_locally(model, start, examples, task.plan, task.seeds)
+        with progress_of(task.killing, model, lambda: named(task, model, examples)) as progress:
+            result = train_locally(model, start, examples, task.plan, task.seeds, progress)
         trained = result.weights
         if task.attack is not None:
             seeds = (task.seeds.fleet, task.seeds.device, task.seeds.round)
@@ -99,6 +102,12 @@ class Bench:
         if self._weights is None or self._weights[0] != task.weights:
             self._weights = (task.weights, load_checkpoint(task.weights, model.contract))
         return self._weights[1]
+
+
+def named(task: Task, model: Engine, examples: LabelledImages) -> bytes:
+    """The task's name, by which its progress is found; files of a cache are named by their content."""
+    runtime = f"{model.runtime} {model.runtime_version}"
+    return task_name(task.model.name, runtime, task.weights.name, task.plan, task.seeds, examples)
 
 
 def store_data(images: LabelledImages, directory: Path) -> None:
