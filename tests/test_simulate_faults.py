@@ -114,6 +114,8 @@ def test_attackers_attack(folder: Path, calm: dict[str, Any]) -> None:
         'attack={kind="nan", share=0.5}',
         "--set",
         "run.rounds.min_clients=2",
+        "--set",
+        "run.rounds.deadline_sec=60.0",
     )
     assert {device["num_accepted"] for device in nans["devices"] if device["attack"] is None} == {1}
     assert {device["num_accepted"] for device in nans["devices"] if device["attack"] == "nan"} == {0}
