@@ -102,7 +102,7 @@ def test_links_lead_to_files_and_headings(document: str) -> None:
 
 
 def test_the_pictures_are_small() -> None:
-    for name in ("curves-article.png", "curves-learning.png"):
+    for name in ("curves-article.png", "curves-learning.png", "simulation-report.png"):
         assert 10_000 < (ROOT / "docs" / name).stat().st_size < 200_000
 
 

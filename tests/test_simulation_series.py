@@ -184,6 +184,12 @@ def test_key_figures() -> None:
     assert cards["updates averaged"].note == "43 turned away, 5 tasks not finished"
 
 
+def test_a_target_that_was_missed() -> None:
+    record = record_of(num_rounds=2, target=None, scenario={"target_accuracy": 0.95})
+    (card,) = (card for card in views.cards(record) if card.name == "95% reached")
+    assert card.figure == "no"
+
+
 def test_attackers_beside_the_others() -> None:
     header, rows = views.attack_table(record_of(num_devices=10, num_rounds=3, attackers=2))
     assert header == ("attack", "devices", "updates averaged", "turned away")

@@ -60,12 +60,8 @@ def named(paths: Sequence[Path], records: Sequence[Record]) -> list[Run]:
 
 def wanted_accuracy(runs: Sequence[Run]) -> float | None:
     """The target that the records tell of: the highest, if they differ; None if they tell of none."""
-    found = [run.record.target.accuracy for run in runs if run.record.target]
-    for run in runs:  # also where it was not reached
-        value = run.record.scenario.get("target_accuracy")
-        if isinstance(value, float | int) and not isinstance(value, bool) and 0 < value <= 1:
-            found.append(float(value))
-    return max(found, default=None)
+    found = [series.wanted(run.record) for run in runs]
+    return max((target for target in found if target is not None), default=None)
 
 
 def outcome(run: Run, target: float | None) -> Outcome:

@@ -71,7 +71,7 @@ def write_page(path: Path, text: str) -> None:
 def _curve(measure: str) -> Callable[[Record], str]:
     def draw(record: Record) -> str:
         found, bands = series.points(record), series.band(record.rounds, measure)
-        target = record.target.accuracy if record.target else None
+        target = series.wanted(record)
         return figures.curve(measure, found, bands, target) if found or bands else ""
 
     return draw
@@ -80,7 +80,7 @@ def _curve(measure: str) -> Callable[[Record], str]:
 def _against(what: str) -> Callable[[Record], str]:
     def draw(record: Record) -> str:
         found = series.points(record)
-        target = record.target.accuracy if record.target else None
+        target = series.wanted(record)
         return figures.accuracy_against(what, found, target) if found else ""
 
     return draw

@@ -70,6 +70,16 @@ def reached(found: Sequence[Point], accuracy: float) -> Point | None:
     return next((point for point in found if point.accuracy >= accuracy), None)
 
 
+def wanted(record: Record) -> float | None:
+    """The accuracy that the scenario asks for, reached or not; None if for none."""
+    if record.target is not None:
+        return record.target.accuracy
+    value = record.scenario.get("target_accuracy")
+    if isinstance(value, bool) or not isinstance(value, float | int):
+        return None
+    return float(value) if 0 < value <= 1 else None
+
+
 def milestones(found: Sequence[Point], target: float | None = None) -> list[tuple[float, Point]]:
     """When each level of accuracy was reached first: those that training brought, the target among them."""
     levels = sorted({*LEVELS, *([target] if target else [])})

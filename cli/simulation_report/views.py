@@ -65,7 +65,7 @@ def cards(record: Record) -> list[Card]:
 
 
 def _accuracy_cards(record: Record, found: Sequence[Point]) -> list[Card]:
-    measures, best, target = record.final.measures, series.best(found), record.target
+    measures, best, target = record.final.measures, series.best(found), series.wanted(record)
     num = measures.num_examples if measures else 0
     made = []
     if measures:
@@ -73,9 +73,13 @@ def _accuracy_cards(record: Record, found: Sequence[Point]) -> list[Card]:
         made.append(Card("final accuracy", percent(measures.accuracy, num), note))
     if best:
         made.append(Card("best accuracy", percent(best.accuracy, num), f"after round {best.round}"))
-    if target:
-        note = f"after {seconds(target.virtual_sec)} and {size(target.bytes)}"
-        made.append(Card(f"{percent_short(target.accuracy)} reached", f"round {target.round}", note))
+    if record.target:
+        note = f"after {seconds(record.target.virtual_sec)} and {size(record.target.bytes)}"
+        made.append(
+            Card(f"{percent_short(record.target.accuracy)} reached", f"round {record.target.round}", note)
+        )
+    elif target:
+        made.append(Card(f"{percent_short(target)} reached", "no", "the accuracy that was asked for"))
     return made
 
 
@@ -89,7 +93,7 @@ def _updates_card(record: Record) -> Card:
 
 def milestone_table(record: Record) -> Table:
     """What each level of accuracy took."""
-    target = record.target.accuracy if record.target else None
+    target = series.wanted(record)
     rows = [
         (percent_short(level), str(point.round), seconds(point.virtual_sec), size(point.bytes))
         for level, point in series.milestones(series.points(record), target)
