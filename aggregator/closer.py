@@ -147,7 +147,7 @@ class Closer:
             rejection,
             extra=about(run=run, round=round_.number, device=device, code=rejection.code),
         )
-        self._metrics.update(run, rejection.code)
+        self._metrics.turned_away(run, rejection.code)
 
     def _tidy(self, round_: Round) -> None:
         """Deletes what is not needed any more; what cannot be deleted stays, and harms nothing."""

@@ -55,7 +55,16 @@ class Metrics:
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
         self._updates = Counter(
-            "fedfer_updates", "Uploads by what became of them", ["run", "outcome"], registry=self.registry
+            "fedfer_updates",
+            "Uploads by what they were answered",
+            ["run", "outcome"],
+            registry=self.registry,
+        )
+        self._turned_away = Counter(
+            "fedfer_updates_turned_away",
+            "Accepted updates that a gate turned away when their round was closed",
+            ["run", "code"],
+            registry=self.registry,
         )
         self._rounds = Counter("fedfer_rounds_closed", "Rounds closed", ["run"], registry=self.registry)
         self._failures = Counter(
@@ -99,8 +108,12 @@ class Metrics:
         self._refusals.labels(self._bounded("route", route), self._bounded("code", code)).inc()
 
     def update(self, run: str, outcome: str) -> None:
-        """`outcome`: ACCEPTED, or the code of the refusal."""
+        """One answer to an upload; `outcome`: ACCEPTED, also for a repeat, or the code of the refusal."""
         self._updates.labels(self._bounded("run", run), self._bounded("code", outcome)).inc()
+
+    def turned_away(self, run: str, code: str) -> None:
+        """Of an update that was counted as ACCEPTED before, once its round is committed."""
+        self._turned_away.labels(self._bounded("run", run), self._bounded("code", code)).inc()
 
     def round_closed(self, run: str) -> None:
         self._rounds.labels(self._bounded("run", run)).inc()

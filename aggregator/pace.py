@@ -15,15 +15,29 @@ from dataclasses import dataclass
 from hashlib import sha256
 from statistics import median
 
+from fedfer.model.errors import UsageError
+
+MAX_PAUSE_SEC = 1800.0  # what devices accept
+
 
 @dataclass(frozen=True)
 class Pace:
-    """`least_sec` also bounds how soon the end of a round is noticed; `most_sec` is what devices accept."""
+    """`least_sec` also bounds how soon the end of a round is noticed."""
 
     least_sec: float = 0.5
-    most_sec: float = 1800.0
+    most_sec: float = MAX_PAUSE_SEC
     most_remaining_sec: float = 60.0  # a round that is expected to last longer is asked for as often
     asks_per_sec: float = 100.0
+
+    def __post_init__(self) -> None:
+        """Raises UsageError."""
+        if not 0 < self.least_sec <= self.most_sec <= MAX_PAUSE_SEC:
+            raise UsageError(
+                f"pauses are {self.least_sec} to {self.most_sec} s; "
+                f"expected numbers above 0, the least first, at most {MAX_PAUSE_SEC:g}"
+            )
+        if not 0 < self.asks_per_sec <= 1e6:
+            raise UsageError(f"asks a second are {self.asks_per_sec}; expected a number above 0, at most 1e6")
 
 
 def retry_after_sec(remaining_sec: float, num_devices: int, jitter: float, pace: Pace) -> float:

@@ -51,8 +51,8 @@ async def _on_fedfer_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, FedferError)
     status = status_of(error)
     log = logger.error if status >= 500 else logger.info
-    words = "refused %s %s: %d %s: %s"
-    log(words, request.method, _path(request), status, error.code, error, extra=about(code=error.code))
+    words, reason = "refused %s %s: %d %s: %s", _without_tokens(str(error))
+    log(words, request.method, _path(request), status, error.code, reason, extra=about(code=error.code))
     headers = error.headers if isinstance(error, RefusedError) else {}
     if status == 503:
         headers["Retry-After"] = str(RETRY_AFTER_SEC)
@@ -69,7 +69,8 @@ async def _on_validation_error(request: Request, error: Exception) -> JSONRespon
     first = problems[0]
     where = ".".join(str(part) for part in first["loc"])
     reason = f"{where}: {first['msg']}; see docs/protocol.md"
-    logger.info("refused %s %s: 400 %s: %s", request.method, _path(request), code, reason[:200])
+    said = _without_tokens(reason[:200])
+    logger.info("refused %s %s: 400 %s: %s", request.method, _path(request), code, said)
     return refusal(400, code, reason)
 
 
@@ -86,6 +87,10 @@ async def _on_bug(request: Request, error: Exception) -> JSONResponse:
 
 
 def _path(request: Request) -> str:
-    """The path as sent, made fit for a log line: without what may be a token that somebody put there."""
-    shown = LONG_WORD.sub(lambda word: word[0] if DIGEST.fullmatch(word[0]) else "***", request.url.path)
-    return ascii(shown[:200])[1:-1]
+    """The path as sent, made fit for a log line."""
+    return ascii(_without_tokens(request.url.path)[:200])[1:-1]
+
+
+def _without_tokens(text: str) -> str:
+    """Somebody else's words without what may be a token: long words that are no digests."""
+    return LONG_WORD.sub(lambda word: word[0] if DIGEST.fullmatch(word[0]) else "***", text)

@@ -24,7 +24,7 @@ from fedfer.aggregator.config import (
     RunSettings,
     ServerConfig,
 )
-from fedfer.cli import serve_access
+from fedfer.cli import serve_access, serve_learning
 from fedfer.cli.data_options import SOURCE_HELP, USAGE_HELP
 from fedfer.cli.key_files import ADMIN_VARIABLE, ENROL_VARIABLE
 from fedfer.cli.settings import (
@@ -136,6 +136,7 @@ def declare(parser: argparse.ArgumentParser) -> tuple[Option, ...]:
         default="text",
         help="lines for people, or JSON for programs",
     )
+    serve_learning.add_arguments(parser)
     serve_access.add_arguments(parser)
     return mark_defaults(parser, required=("data_dir",))
 
@@ -232,6 +233,7 @@ def config_of(args: argparse.Namespace) -> ServerConfig:
         weights_url=args.weights_url,
         cache_bytes=args.cache_bytes,
         grace_sec=args.grace_sec,
+        pace=serve_learning.pace_of(args),
     )
 
 
@@ -245,7 +247,7 @@ def _run_settings(args: argparse.Namespace) -> RunSettings:
         holdout = HoldoutSource(
             args.holdout, args.holdout_skip, args.holdout_take, args.data_seed, args.holdout_usage
         )
-    return RunSettings(
+    settings = RunSettings(
         rounds=RoundSettings(
             num_clients=args.clients,
             min_clients=args.min_clients,
@@ -262,6 +264,7 @@ def _run_settings(args: argparse.Namespace) -> RunSettings:
         holdout=holdout,
         keep_updates=args.keep_updates,
     )
+    return serve_learning.with_learning(settings, args)
 
 
 def listen(host: str, port: int) -> socket.socket:

@@ -10,6 +10,7 @@ from server_helpers import wait_for
 
 from fedfer.aggregator.config import RoundSettings, RunConfig, RunSettings, ServerConfig
 from fedfer.aggregator.device_store import Device
+from fedfer.aggregator.metrics import Metrics
 from fedfer.aggregator.opening import running_service
 from fedfer.aggregator.rounds import Update
 from fedfer.aggregator.runs import Run
@@ -71,10 +72,14 @@ class Party:
 
 @contextmanager
 def party(
-    model: Path, data_dir: Path, settings: RunSettings, initial_weights: Path | None = None
+    model: Path,
+    data_dir: Path,
+    settings: RunSettings,
+    initial_weights: Path | None = None,
+    metrics: Metrics | None = None,
 ) -> Iterator[Party]:
     config = ServerConfig(data_dir, (RunConfig(model, initial_weights=initial_weights, settings=settings),))
-    with running_service(config) as service:
+    with running_service(config, metrics) as service:
         yield Party(service, service.run("default"))
 
 

@@ -7,10 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from run_helpers import Party, one_class, party, rounds_of
-from server_helpers import plain_mean, synthetic_update, synthetic_weights
+from server_helpers import plain_mean, synthetic_update, synthetic_weights, wait_for
 
 from fedfer.aggregator.config import HoldoutSource, RunSettings
 from fedfer.aggregator.gates import GateSettings
+from fedfer.aggregator.metrics import Metrics
 from fedfer.aggregator.retention import RetentionSettings
 from fedfer.aggregator.stopping import StoppingSettings
 from fedfer.export.checkpoint import checkpoint_bytes, digest_of
@@ -128,7 +129,8 @@ def test_an_update_that_is_too_long_is_turned_away(
 ) -> None:
     settings = RunSettings(rounds=rounds_of(4), gates=GateSettings(max_norm_ratio=3.0))
     scaled = {name: 100 * tensor for name, tensor in synthetic_weights(contract, 4).items()}
-    with party(tiny_tflite, tmp_path / "data", settings, random_start) as there:
+    counted, metrics = 'fedfer_updates_turned_away_total{code="norm_too_large",run="default"} 1.0', Metrics()
+    with party(tiny_tflite, tmp_path / "data", settings, random_start, metrics) as there:
         phones = there.phones("a", "b", "c", "attacker")
         sent = [synthetic_update(contract, seed) for seed in (1, 2, 3)]
         result = there.round_trip(phones, [*sent, checkpoint_bytes(scaled, contract)])
@@ -139,6 +141,7 @@ def test_an_update_that_is_too_long_is_turned_away(
         assert (told[0], told[1].code) == (1, "norm_too_large")
         rows = {row["device_name"]: row["code"] for row in there.run.rounds.rows(1)[0]["updates"]}
         assert rows == {"a": None, "b": None, "c": None, "attacker": "norm_too_large"}
+        wait_for(lambda: counted in metrics.page().decode())
     with party(tiny_tflite, tmp_path / "data", settings) as there:
         phones[3].run = there.run
         assert phones[3].work().rejected == told

@@ -1,5 +1,6 @@
 """Who may reach a server: what `fedfer serve` refuses to start with, TLS, and proxies, over real sockets."""
 
+import json
 import re
 import ssl
 import subprocess
@@ -204,6 +205,31 @@ def devices(server: Server, *options: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([*command, *data, *options], capture_output=True, text=True, timeout=120)
 
 
+def send_everywhere(http: httpx.Client, *secrets: str) -> None:
+    """In paths, queries, headers, cookies and bodies."""
+    for secret in secrets:
+        for path in ("/v1/work", f"/v1/devices/{secret}", f"/v1/models/{secret}"):
+            headers = {"Authorization": f"Bearer {secret}", "Cookie": secret, "X-Key": secret}
+            http.post(path, headers=headers, json={"name": 5, "token": secret})
+            http.get(path, params={"token": secret}, headers=headers)
+
+
+def test_logs_in_json_hold_no_secret_either(tiny_tflite: Path, tmp_path: Path, key_file: Path) -> None:
+    admin_file = tmp_path / "admin.key"
+    write_new_key(admin_file)
+    key, admin = (path.read_text().strip() for path in (key_file, admin_file))
+    options = ("--enrol-key-file", str(key_file), "--admin-key-file", str(admin_file), "--log-format", "json")
+    with serving(tiny_tflite, tmp_path / "data", *options) as server, server.client() as client:
+        token = Phone(client, "phone").enrol(key=key).token
+        send_everywhere(client, token, key, admin)
+        client.delete(f"/v1/devices/{token}", headers={"Authorization": f"Bearer {admin}"})
+        assert server.stop() == 0
+    refusals = [line for line in map(json.loads, server.lines) if "code" in line]
+    assert {"unknown_device", "bad_token"} <= {line["code"] for line in refusals}
+    assert not TOKEN.findall(server.log.read_text())
+    assert not [secret for secret in (token, key, admin) if secret in server.log.read_text()]
+
+
 def test_a_fleet_trains_over_tls_with_keys_and_no_secret_is_logged(
     tiny_tflite: Path, tmp_path: Path, key_file: Path, certificates: Certificates
 ) -> None:
@@ -220,11 +246,7 @@ def test_a_fleet_trains_over_tls_with_keys_and_no_secret_is_logged(
         fleet = devices(server, *trusted, "--enrol-key-file", str(key_file))
         with httpx.Client(base_url=server.url, verify=ssl.create_default_context(cafile=trusted[1])) as http:
             token = Phone(http, "curl").enrol(key=keys[0]).token
-            for secret in (token, keys[0], keys[1]):
-                for path in ("/v1/work", f"/v1/devices/{secret}", f"/v1/models/{secret}"):
-                    headers = {"Authorization": f"Bearer {secret}", "Cookie": secret, "X-Key": secret}
-                    http.post(path, headers=headers, json={"name": 5, "token": secret})
-                    http.get(path, params={"token": secret}, headers=headers)
+            send_everywhere(http, token, *keys)
         assert server.stop() == 0
     for failed, words in ((stranger, "bad_enrol_key"), (nobody, "bad_enrol_key"), (blind, "CERTIFICATE")):
         assert failed.returncode == 1

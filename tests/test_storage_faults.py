@@ -11,6 +11,7 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from unittest.mock import ANY
 
 import httpx
 import pytest
@@ -174,6 +175,8 @@ def test_a_locked_database(tiny_tflite: Path, tmp_path: Path, contract: Contract
         other.execute("BEGIN EXCLUSIVE")
         assert "locked" in problems(client)["database"]
         assert client.get("/v1/runs/default/rounds").status_code == 200
+        assert client.get("/v1/runs/default").json()["num_active_devices"] == 2
+        assert phones[0].work() == works[0] | {"deadline_sec": ANY}
         other.execute("ROLLBACK")
         other.close()
         wait_for(lambda: problems(client) == {})

@@ -1,6 +1,6 @@
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -215,6 +215,23 @@ def test_calls_are_noted_together(tmp_path: Path) -> None:
         wait_for(lambda: len(written) == 1)
         store.devices.see("a", 2061.0)
         assert len(written) == 1
+    store.close()
+
+
+@on_sqlite
+def test_a_locked_database_holds_up_no_call(tmp_path: Path) -> None:
+    """A minute's calls are due to be written, and another program writes: they are, when it has ended."""
+    store = opened(tmp_path)
+    assert store.devices.add(Device("a", "a"), "a" * 64, 9e9, 1000.0, max_devices=9)
+    other = sqlite3.connect(tmp_path / "fedfer.db", isolation_level=None)
+    written: list[str] = []
+    with transactions(written), closing(other):
+        other.execute("BEGIN IMMEDIATE")
+        for second in range(200):
+            store.devices.see("a", 2000.0 + second)
+        assert store.devices.count_active(900.0, "2" * 64) == 1
+        other.execute("ROLLBACK")
+        wait_for(lambda: len(written) > 0)
     store.close()
 
 
