@@ -97,9 +97,7 @@ def strategy_of(text: str) -> dict[str, Any]:
         if not key or not equals or key in settings:
             raise UsageError(f"--strategy has {pair!r}; expected NAME,KEY=VALUE,... with each key once")
         try:
-            settings[key] = tomllib.loads(f"value = {value}")["value"]
+            (settings[key],) = tomllib.loads(f"value = {value}").values()
         except ValueError:
-            raise UsageError(
-                f"--strategy has {pair!r}; expected a number, true or false after the ="
-            ) from None
+            raise UsageError(f"--strategy has {pair!r}; expected a number or a word after the =") from None
     return settings_of(make_strategy(settings))
