@@ -161,6 +161,10 @@ def test_a_page_that_cannot_be_written(tmp_path: Path) -> None:
     record = record_of(make_record(num_devices=1, num_rounds=1))
     with pytest.raises(StoreError, match=r"cannot write .*report.html"):
         write_report(tmp_path / "file" / "report.html", record)
+    (tmp_path / "report.html").mkdir()
+    with pytest.raises(StoreError, match=r"cannot write .*report.html: Is a directory"):
+        write_report(tmp_path / "report.html", record)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "report.html"]
 
 
 def fedfer(*arguments: object) -> subprocess.CompletedProcess[str]:

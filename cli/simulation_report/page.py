@@ -4,6 +4,7 @@ Jinja escapes everything that comes from a record; the figures are SVG made here
 same bytes.
 """
 
+import contextlib
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
@@ -65,6 +66,8 @@ def write_page(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
         temporary.replace(path)
     except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
         raise StoreError(f"cannot write {path}: {error.strerror}") from None
 
 

@@ -58,7 +58,7 @@ def drawing(
         file = io.StringIO()
         nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
         figure.savefig(file, format="svg", transparent=True, metadata=nothing)
-    drawn.svg = _for_a_page(file.getvalue())
+    drawn.svg = _for_a_page(file.getvalue(), name)
 
 
 def scale(largest: float, units: Sequence[tuple[float, float, str]]) -> tuple[float, str]:
@@ -99,9 +99,10 @@ def _style() -> dict[Any, Any]:
     }
 
 
-def _for_a_page(text: str) -> str:
+def _for_a_page(text: str, name: str) -> str:
     """The svg element alone, as large as its place, without ids that nothing refers to."""
-    text = text[text.index("<svg") :]
+    described = f'<svg role="img" aria-label="{name.replace("-", " ")}"'
+    text = text[text.index("<svg") :].replace("<svg", described, 1)
     text = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", text, flags=re.DOTALL)
     text = re.sub(r'<style type="text/css">.*?</style>', "", text, count=1, flags=re.DOTALL)
     text = re.sub(r'(<svg [^>]*?)height="[^"]*" (.*?)width="[^"]*" ', r"\1\2", text, count=1)
