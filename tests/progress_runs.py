@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from fedfer.android_stub.progress import Position, Progress
+from fedfer.android_stub.simulation.dying import Killing, progress_of
 from fedfer.export.checkpoint import Weights
 from fedfer.export.contract import Contract
 from fedfer.model.data import LabelledImages
@@ -123,6 +124,18 @@ def train(case: Killed) -> tuple[Weights, float, float, int, int]:
         progress.kill_after = case.kill_after
         result = train_locally(model, model.save(), examples, plan, seeds, progress)
     return result.weights, result.loss, result.accuracy, result.num_steps, result.resumed_at
+
+
+def train_as_planned(model_path: Path, killing: Killing | None) -> tuple[Weights, int]:
+    """A task of a simulation, killed in a step unless it was before: weights, and the step gone on from."""
+    from fedfer.android_stub.trainer import Seeds, TrainingPlan, train_locally
+    from fedfer.export.runtime import Model
+
+    model = Model(model_path)
+    examples, plan = noise_for(model.contract), TrainingPlan(6, 4, 0.02)
+    with progress_of(killing, model, lambda: TASK) as progress:
+        result = train_locally(model, model.save(), examples, plan, Seeds(1, 2, 3), progress)
+    return result.weights, result.resumed_at
 
 
 def noise_for(contract: Contract) -> LabelledImages:

@@ -1,12 +1,15 @@
 """Simulations in which everything breaks, in real processes over real sockets: the same model in the end, and
 every refusal counted with its code."""
 
+import os
+import signal
+import subprocess
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
-from test_simulate import same, simulate
+from test_simulate import command, same, simulate
 
 from fedfer.android_stub.simulation.dying import killing_of
 
@@ -95,6 +98,27 @@ def test_what_breaks_is_the_same_with_any_number_of_processes(folder: Path) -> N
     one = simulate(folder / "flaky.toml", "one", "--processes=1", "--rounds=2")
     three = simulate(folder / "flaky.toml", "three", "--processes=3", "--rounds=2")
     assert same(one) == same(three)
+
+
+def test_a_flaky_simulation_that_was_killed_goes_on(folder: Path, calm: dict[str, Any]) -> None:
+    """With the faults that were to come: the record of one that was left alone but for when it was told."""
+    whole = simulate(folder / "flaky.toml", "whole")
+    process = subprocess.Popen(
+        command(folder / "flaky.toml", f"--output={folder / 'broken'}"),
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith("round 2"):
+            break
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    process.stdout.close()
+    again = simulate(folder / "flaky.toml", "broken")
+    assert same(again) == same(whole)
+    assert again["final"]["weights"] == calm["final"]["weights"]
 
 
 def test_attackers_attack(folder: Path, calm: dict[str, Any]) -> None:

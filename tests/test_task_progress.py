@@ -8,10 +8,20 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from optimizer_runs import Case, export_cases
-from progress_runs import SHAPES, TASK, Killed, filled, kill_writers, steps_kept_slowly, train
+from optimizer_runs import Case, export_cases, without_state_signatures
+from progress_runs import (
+    SHAPES,
+    TASK,
+    Killed,
+    filled,
+    kill_writers,
+    steps_kept_slowly,
+    train,
+    train_as_planned,
+)
 
 from fedfer.android_stub.progress import CHECKSUM, HEADER, PAGE_BYTES, Position, Progress
+from fedfer.android_stub.simulation.dying import Killing
 from fedfer.android_stub.trainer import Seeds, TrainingPlan, task_name
 from fedfer.export.check import same_bits
 from fedfer.export.isolation import call_isolated
@@ -172,6 +182,21 @@ def test_killed_twice_in_the_middle_of_a_step_the_weights_are_the_same(
     assert resumed_at == 15
     assert same_bits(again, weights)
     assert measures == [loss, accuracy]
+
+
+def test_a_planned_death_comes_once(models: dict[str, Path], tmp_path: Path) -> None:
+    """Also of a model that cannot be gone on with, whose training is begun again."""
+    older = tmp_path / "older.tflite"
+    call_isolated(without_state_signatures, models["adam"], older)
+    weights, _ = call_isolated(train_as_planned, models["adam"], None)
+    for path, least in ((models["adam"], 10), (older, 0)):
+        killing = Killing(10, tmp_path / f"{path.name}.progress")
+        with pytest.raises(InterpreterError, match="exit code -9"):
+            call_isolated(train_as_planned, path, killing)
+        again, resumed_at = call_isolated(train_as_planned, path, killing)
+        assert same_bits(again, weights)
+        assert resumed_at >= least
+        assert least or resumed_at == 0
 
 
 def test_where_keeping_is_dear_few_steps_are_kept(models: dict[str, Path], tmp_path: Path) -> None:
