@@ -39,7 +39,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="KEY=VALUE",
         help="another setting of the scenario, as in run.rounds.num_clients=5",
     )
-    add("--processes", type=int, default=2, metavar="N", help="processes that train")
+    add(
+        "--processes",
+        type=int,
+        metavar="N",
+        help="processes that train; if not given 2, or one for each processor of the cluster with --ray",
+    )
+    add(
+        "--ray",
+        metavar="ADDRESS",
+        help="train on a Ray cluster, at HOST:PORT or `auto`; `local` starts one on this machine",
+    )
     add_engine_arguments(parser)
     add("--fresh", action="store_true", help="begin anew, even if a simulation in --output could go on")
 
@@ -55,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
         return 0
     if args.scenario is None:
         raise UsageError("expected a SCENARIO: a TOML file, or a name that --list shows")
-    if args.processes < 1:
+    if args.processes is not None and args.processes < 1:
         raise UsageError(f"expected --processes of at least 1; received {args.processes}")
     scenario = wanted_scenario(args)
     from fedfer.cli.simulated_runs import SimulatedRun
@@ -75,7 +85,8 @@ def wanted_means(args: argparse.Namespace, scenario: "Scenario") -> "Means":
 
     if args.engine != "keras" or scenario.model.path is not None or args.keras_model is not None:
         engine_choice(args)  # a model that is exported here brings its Keras model with it
-    return Means(pick_runtime(args.runtime), args.processes, args.engine, args.keras_model)
+    runtime = pick_runtime(args.runtime)
+    return Means(runtime, args.processes, args.engine, args.keras_model, args.ray)
 
 
 def wanted_scenario(args: argparse.Namespace) -> "Scenario":

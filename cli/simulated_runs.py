@@ -55,6 +55,7 @@ class SimulatedRun:
 
     def __init__(self, scenario: Scenario, output: Path, means: Means, command: str) -> None:
         self._scenario, self._output, self._means, self._command = scenario, output, means, command
+        self._num_processes = 0  # until the simulation has them
         self._work = output / "work"
         self._keras_model = self._work / "model.keras"  # of the engine keras, if it is exported here
         self._screen = Screen()
@@ -126,6 +127,7 @@ class SimulatedRun:
         progress = Progress(self._screen, num_rounds, self._wall_sec(), rounds_done)
         bench = BenchSettings(self._work / "data", self._means.choice(self._keras_model))
         with self._means.executor(bench) as executor:
+            self._num_processes = executor.size
             simulation = Simulation(
                 fleet,
                 link,
@@ -230,7 +232,7 @@ class SimulatedRun:
             "fedfer_version": version("fedfer"),
             "runtime": self._means.runtime_name,
             "engine": self._means.engine,
-            "num_processes": self._means.num_processes,
+            "num_processes": self._num_processes,
             "seed": scenario.seed,
             "started_at": self._started_at.isoformat(timespec="seconds").replace("+00:00", "Z"),
             "wall_sec": round(wall_sec, 3),

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fedfer.android_stub.simulation.pool import MAX_DEATHS, ProcessPool, Ticket
+from fedfer.android_stub.simulation.jobs import MAX_DEATHS, Ticket
+from fedfer.android_stub.simulation.pool import ProcessPool
 from fedfer.android_stub.simulation.tasks import BenchSettings, Task, TaskResult
 from fedfer.android_stub.trainer import Seeds, TrainingPlan
 from fedfer.model.errors import CheckpointError, InterpreterError

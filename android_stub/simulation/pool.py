@@ -1,25 +1,23 @@
-"""Processes that run training tasks, the most urgent first; and what any such pool can do.
+"""Processes that run training tasks, the most urgent first.
 
 A process that dies (out of memory, killed) is replaced and its task run again: tasks are pure functions, so
 nothing but time is lost. A task that takes its process with it three times is given up.
 """
 
-import heapq
-import itertools
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection as PipeEnd
 from multiprocessing.connection import wait
 from multiprocessing.context import SpawnProcess
-from typing import Literal, Protocol
+from typing import Protocol
 
 from fedfer.android_stub.processes import exit_with_parent, start_process, stop_process
+from fedfer.android_stub.simulation.jobs import MAX_DEATHS, Job, Jobs, Ticket
 from fedfer.android_stub.simulation.tasks import Bench, BenchSettings, Task, TaskResult
 from fedfer.model.errors import FedferError, InterpreterError
 
-MAX_DEATHS = 3
 STOP_SEC = 2.0
 
 
@@ -29,60 +27,11 @@ class Workable(Protocol):
     def run(self, task: Task) -> TaskResult: ...
 
 
-class Ticket(Protocol):
-    """A task that was handed in."""
-
-    def result(self) -> TaskResult:
-        """Waits for it. Raises the FedferError that the task ended with."""
-
-    def cancel(self) -> bool:
-        """Takes the task back; False if it has been begun, and then its result can still be had."""
-
-
-class Executor(Protocol):
-    """Whoever runs tasks."""
-
-    def submit(self, task: Task, urgency: float) -> Ticket:
-        """The least `urgency` is run first."""
-
-    def close(self) -> None: ...
-
-
-@dataclass
-class _Job:
-    """A task in the pool, seen from both threads under the pool's lock."""
-
-    task: Task
-    done: threading.Event = field(default_factory=threading.Event)
-    result: TaskResult | None = None
-    error: FedferError | None = None
-    deaths: int = 0
-    state: Literal["waiting", "begun", "cancelled"] = "waiting"
-
-
-class _JobTicket:
-    def __init__(self, job: _Job, lock: threading.Lock) -> None:
-        self._job, self._lock = job, lock
-
-    def result(self) -> TaskResult:
-        self._job.done.wait()
-        if self._job.error is not None:
-            raise self._job.error
-        assert self._job.result is not None
-        return self._job.result
-
-    def cancel(self) -> bool:
-        with self._lock:
-            if self._job.state == "waiting":
-                self._job.state = "cancelled"
-            return self._job.state == "cancelled"
-
-
 @dataclass
 class _Worker:
     process: SpawnProcess
     pipe: PipeEnd
-    job: _Job | None = None
+    job: Job | None = None
 
 
 class ProcessPool:
@@ -95,9 +44,8 @@ class ProcessPool:
         make_bench: Callable[[BenchSettings], Workable] = Bench,
     ) -> None:
         self._settings, self._make_bench = settings, make_bench
-        self._lock = threading.Lock()
-        self._waiting: list[tuple[float, int, _Job]] = []
-        self._count = itertools.count()
+        self.size = num_processes
+        self._jobs = Jobs()
         self._woken, self._wake = Pipe(duplex=False)
         self._closing = False
         self._workers = [self._start() for _ in range(num_processes)]
@@ -105,11 +53,9 @@ class ProcessPool:
         self._thread.start()
 
     def submit(self, task: Task, urgency: float) -> Ticket:
-        job = _Job(task)
-        with self._lock:
-            heapq.heappush(self._waiting, (urgency, next(self._count), job))
+        job = self._jobs.add(task, urgency)
         self._wake.send(None)
-        return _JobTicket(job, self._lock)
+        return job
 
     def close(self) -> None:
         """Ends the processes, whatever they do."""
@@ -141,48 +87,28 @@ class ProcessPool:
 
     def _hand_out(self) -> None:
         for worker in self._workers:
-            if worker.job is None and (job := self._next()) is not None:
+            if worker.job is None and (job := self._jobs.next()) is not None:
                 worker.job = job
                 try:
                     worker.pipe.send(job.task)
                 except OSError:
                     self._replace(worker)
 
-    def _next(self) -> _Job | None:
-        with self._lock:
-            while self._waiting:
-                job = heapq.heappop(self._waiting)[2]
-                if job.state != "cancelled":
-                    job.state = "begun"
-                    return job
-        return None
-
     def _take(self, worker: _Worker, answer: TaskResult | FedferError) -> None:
         job, worker.job = worker.job, None
         assert job is not None
-        if isinstance(answer, FedferError):
-            job.error = answer
-        else:
-            job.result = answer
-        job.done.set()
+        job.end(answer)
 
     def _replace(self, dead: _Worker) -> None:
         dead.process.join()
         dead.pipe.close()
         self._workers[self._workers.index(dead)] = self._start()
-        job = dead.job
-        if job is None:
-            return
-        job.deaths += 1
-        if job.deaths >= MAX_DEATHS:
-            job.error = InterpreterError(
-                f"the process of {job.task.device} died {MAX_DEATHS} times, last with exit code "
+        if dead.job is not None:
+            error = InterpreterError(
+                f"the process of {dead.job.task.device} died {MAX_DEATHS} times, last with exit code "
                 f"{dead.process.exitcode}: out of memory, or a crash in the runtime; try fewer --processes"
             )
-            job.done.set()
-            return
-        with self._lock:
-            heapq.heappush(self._waiting, (float("-inf"), next(self._count), job))
+            self._jobs.died(dead.job, error)
 
 
 def work(make_bench: Callable[[BenchSettings], Workable], settings: BenchSettings, pipe: PipeEnd) -> None:

@@ -22,8 +22,8 @@ from fedfer.android_stub.replies import Stop, Train, Wait
 from fedfer.android_stub.simulation import costs
 from fedfer.android_stub.simulation.attacks import AttackSettings
 from fedfer.android_stub.simulation.breakage import Breakage
+from fedfer.android_stub.simulation.jobs import Executor, Ticket
 from fedfer.android_stub.simulation.phone import Assignment, Phone
-from fedfer.android_stub.simulation.pool import Executor, Ticket
 from fedfer.android_stub.simulation.record import Recorder
 from fedfer.android_stub.simulation.server_link import ServerLink, Standing
 from fedfer.android_stub.simulation.tasks import Task, TaskResult

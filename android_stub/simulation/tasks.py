@@ -63,9 +63,10 @@ class BenchSettings:
 class Bench:
     """Runs tasks one after another; holds one engine, one checkpoint, and the mapped images."""
 
-    def __init__(self, settings: BenchSettings) -> None:
+    def __init__(self, settings: BenchSettings, data: LabelledImages | None = None) -> None:
+        """`data`: the images, where they are not in a directory of this machine."""
         self._settings = settings
-        self._data = load_data(settings.data)
+        self._data = load_data(settings.data) if data is None else data
         self._model: tuple[Path, Engine] | None = None
         self._weights: tuple[Path, Weights] | None = None
 

@@ -1,0 +1,66 @@
+"""What runs tasks on another machine: a bench to which files come as bytes, each version of them once."""
+
+import platform
+import secrets
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedfer.android_stub.simulation.tasks import Bench, BenchSettings, Task, TaskResult
+from fedfer.model.data import LabelledImages
+from fedfer.model.errors import FedferError
+
+Fetch = Callable[[Any], bytes]  # the bytes behind a reference to an object of the cluster
+
+
+def versions() -> dict[str, str]:
+    """Of what the same bits depend on: of fedfer and Python, and the kind of processor."""
+    return {"fedfer": version("fedfer"), "Python": platform.python_version(), "CPU": platform.machine()}
+
+
+class RemoteBench:
+    """An actor's body. The model and the weights lie in files only until the engine has read them, so that a
+    machine whose processes are killed keeps nothing."""
+
+    def __init__(
+        self, settings: BenchSettings, images: NDArray[np.uint8], labels: NDArray[np.uint8], fetch: Fetch
+    ) -> None:
+        self._fetch = fetch
+        self._bench = Bench(settings, LabelledImages(images, labels))
+        self._directory = Path(tempfile.gettempdir()) / f"fedfer-ray-{secrets.token_hex(8)}"
+        self._read: set[Path] = set()  # what the bench has in memory
+
+    def versions(self) -> dict[str, str]:
+        """Also says that the actor is there."""
+        return versions()
+
+    def run(self, task: Task, model: list[Any], weights: list[Any]) -> tuple[TaskResult, bytes] | FedferError:
+        """The result and the update's bytes. `model` and `weights` hold one reference each: inside a list it
+        stays one, and is fetched only when it is new."""
+        local = replace(
+            task,
+            model=self._directory / "model" / task.model.name,
+            weights=self._directory / "weights" / task.weights.name,
+            output=self._directory / "update",
+        )
+        self._directory.mkdir()
+        try:
+            for path, (reference,) in ((local.model, model), (local.weights, weights)):
+                if path not in self._read:
+                    path.parent.mkdir()
+                    path.write_bytes(self._fetch(reference))
+            self._read = set()
+            result = self._bench.run(local)
+            self._read = {local.model, local.weights}
+            return result, local.output.read_bytes()
+        except FedferError as error:
+            return error
+        finally:
+            shutil.rmtree(self._directory)
