@@ -115,6 +115,31 @@ def test_work_adds_up(
         assert there.finish(first, work[1]) == pytest.approx(both, abs=1e-3) or work[1] < 1e-3
 
 
+@settings(max_examples=300, deadline=None)
+@given(
+    windows=st.lists(st.tuples(st.floats(0, 1e5), st.floats(0.01, 1e4)), min_size=1, max_size=4),
+    period=st.floats(1, 1e5),
+    number=st.integers(0, 2000),
+    data=st.data(),
+)
+def test_from_edge_to_edge_there_is_always_a_step(
+    windows: list[tuple[float, float]], period: float, number: int, data: st.DataObject
+) -> None:
+    """Moments that were computed as a window's start or end, or a period's: where rounding bites."""
+    there = repeating([(a, a + length) for a, length in windows], period)
+    edges = [0.0, period, *(edge for window in there.windows for edge in window)]
+    at = number * period + data.draw(st.sampled_from(edges))
+    begin = there.next_at(at)
+    assert begin >= at
+    assert there.next_at(begin) == begin
+    end = there.until(begin)
+    assert end > begin
+    if not there.is_always:
+        assert there.until(end) == end
+        assert there.next_at(end) > end
+        assert there.finish(begin, end - begin) == pytest.approx(end, abs=1e-5)
+
+
 @pytest.mark.parametrize(
     ("period_sec", "windows", "words"),
     [

@@ -71,6 +71,10 @@ HOSTILE: dict[str, tuple[str | bytes, str]] = {
     "infinity": (f"{HEADER}\na,0,inf,1,1,1\n", ":2: expected a number of 0 to 1e+09; found 'inf'"),
     "negative": (f"{HEADER}\na,-1,10,1,1,1\n", ":2: expected a number of 0 to 1e+09; found '-1'"),
     "no length": (f"{HEADER}\na,5,5,1,1,1\n", ":2: expected an end after the start 5; found 5"),
+    "next to no length": (
+        f"{HEADER}\na,0,1e-7,1,1,1\n",
+        ":2: expected an end after the start 0; found 1e-07",
+    ),
     "state 2": (f"{HEADER}\na,0,5,1,2,1\n", ":2: expected charging 0 or 1; found '2'"),
     "overlap": (f"{HEADER}\n{GOOD}a,20,30,1,1,1\na,9,12,0,0,0\n", ":4: this row overlaps the one in line 2"),
     "no speed": (f"{HEADER}{SPEEDS}\na,0,5,1,1,1,0,5\n", ":2: expected speeds above 0"),

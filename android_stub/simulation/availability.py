@@ -6,14 +6,16 @@ A device works for a run only while it is idle, charging and on an unmetered net
 
 import math
 from bisect import bisect_right
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from fedfer.model.errors import UsageError
 
 DAY_SEC = 86_400.0
 MAX_SEC = 1e9  # of a period
-TOLERANCE_SEC = 1e-6  # what sums of window lengths may be off by
+# What sums of moments may be off by: the last microsecond of a window counts as its end. Without it a moment
+# that was computed as the end of a window lay before that end as often as not.
+TOLERANCE_SEC = 1e-6
 Window = tuple[float, float]
 
 
@@ -32,7 +34,8 @@ class Availability:
             raise UsageError("expected a window in which the device is there; received none")
         before = -1.0
         for start, end in self.windows:
-            if not before < start < end <= self.period_sec or start < 0:
+            fits = start >= 0 and start + TOLERANCE_SEC < end <= self.period_sec
+            if not fits or start <= before + TOLERANCE_SEC:
                 raise UsageError(
                     f"expected windows in order, apart, within 0..{self.period_sec:g} s; "
                     f"received {start:g}..{end:g} after one that ends at {max(before, 0):g}"
@@ -50,7 +53,9 @@ class Availability:
 
     def next_at(self, at_sec: float) -> float:
         """The first moment from `at_sec` (>= 0) on at which the device is there."""
-        period, place = self._place(at_sec)
+        if self.is_always:
+            return at_sec
+        period, _, place = self._place(at_sec)
         if place == len(self.windows):
             return max(at_sec, (period + 1) * self.period_sec + self.windows[0][0])
         return max(at_sec, period * self.period_sec + self.windows[place][0])
@@ -61,7 +66,7 @@ class Availability:
             return math.inf
         if self.next_at(at_sec) > at_sec:
             return at_sec
-        period, place = self._place(at_sec)
+        period, _, place = self._place(at_sec)
         end = period * self.period_sec + self.windows[place][1]
         goes_on = self.windows[place][1] == self.period_sec and self.windows[0][0] == 0
         return (period + 1) * self.period_sec + self.windows[0][1] if goes_on else end
@@ -71,10 +76,10 @@ class Availability:
         if self.is_always or work_sec <= 0:
             return start_sec + max(0.0, work_sec)
         each_sec = self.available_sec
-        whole = max(0, math.ceil(work_sec / each_sec) - 1)  # periods that are passed over without walking
+        # Whole periods are passed over without walking through their windows; the last one is not.
+        whole = max(0, math.ceil((work_sec - TOLERANCE_SEC) / each_sec) - 1)
         left_sec = work_sec - whole * each_sec
-        period, place = self._place(start_sec)
-        within_sec = start_sec - period * self.period_sec
+        period, within_sec, place = self._place(start_sec)
         while True:  # at most one period, and the window in which it began
             if place == len(self.windows):
                 period, place, within_sec = period + 1, 0, 0.0
@@ -85,11 +90,14 @@ class Availability:
             left_sec -= end_sec - begin_sec
             place += 1
 
-    def _place(self, at_sec: float) -> tuple[int, int]:
-        """Number of the period, and of the first window in it that has not ended at `at_sec`."""
+    def _place(self, at_sec: float) -> tuple[int, float, int]:
+        """Number of the period, seconds within it, number of its first window that has not ended by then."""
         period = math.floor(at_sec / self.period_sec)
         within_sec = at_sec - period * self.period_sec
-        return period, bisect_right(self.windows, within_sec, key=lambda window: window[1])
+        if within_sec > self.period_sec - TOLERANCE_SEC:
+            period, within_sec = period + 1, 0.0
+        place = bisect_right(self.windows, within_sec + TOLERANCE_SEC, key=lambda window: window[1])
+        return period, max(0.0, within_sec), place
 
 
 ALWAYS = Availability()
@@ -97,17 +105,23 @@ ALWAYS = Availability()
 
 def repeating(windows: Iterable[Window], period_sec: float) -> Availability:
     """Windows of any place and order, brought into one period: those over its end go on at its start, those
-    that touch become one. Raises UsageError when none is left."""
-    pieces: list[Window] = []
-    for start, end in windows:
-        length = min(end - start, period_sec)
-        begin = start % period_sec
-        pieces.append((begin, min(begin + length, period_sec)))
-        pieces.append((0.0, max(0.0, begin + length - period_sec)))
+    that touch become one, less than a microsecond is nothing. Raises UsageError when none is left."""
     merged: list[Window] = []
-    for begin, stop in sorted(piece for piece in pieces if piece[1] > piece[0]):
-        if merged and begin <= merged[-1][1]:
-            merged[-1] = (merged[-1][0], max(merged[-1][1], stop))
+    for begin, end in sorted(_pieces(windows, period_sec)):
+        if merged and begin <= merged[-1][1] + TOLERANCE_SEC:
+            merged[-1] = (merged[-1][0], max(merged[-1][1], end))
         else:
-            merged.append((begin, stop))
+            merged.append((begin, end))
     return Availability(period_sec, tuple(merged))
+
+
+def _pieces(windows: Iterable[Window], period_sec: float) -> Iterator[Window]:
+    """Each within 0..`period_sec`; one that nearly reaches an end of the period does reach it."""
+    for start, end in windows:
+        begin = start % period_sec
+        stop = begin + min(end - start, period_sec)
+        for piece in ((begin, min(stop, period_sec)), (0.0, stop - period_sec)):
+            first = piece[0] if piece[0] > TOLERANCE_SEC else 0.0
+            last = piece[1] if piece[1] < period_sec - TOLERANCE_SEC else period_sec
+            if last - first > TOLERANCE_SEC and piece[1] > piece[0]:
+                yield first, last

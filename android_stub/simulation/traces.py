@@ -23,6 +23,7 @@ STATES = ("idle", "charging", "unmetered")
 SPEEDS = ("down_bytes_per_sec", "up_bytes_per_sec")
 COLUMNS = ("device", "start_sec", "end_sec", *STATES)
 MAX_FILE_BYTES = 2**27
+MIN_ROW_SEC = 1e-3
 MAX_ROWS = 1_000_000  # 400 MB while they are read
 MAX_LINE_CHARS = 1000
 MAX_NAME_CHARS = 64
@@ -107,7 +108,7 @@ def _lines(path: Path, file: io.TextIOBase) -> Iterator[str]:
 
 def _row(path: Path, line_number: int, fields: list[str]) -> _Row:
     start_sec, end_sec = (_number(path, line_number, text, MAX_SEC) for text in fields[1:3])
-    if start_sec >= end_sec:
+    if end_sec - start_sec < MIN_ROW_SEC:
         _fail(path, line_number, f"expected an end after the start {start_sec:g}; found {end_sec:g}")
     for name, state in zip(STATES, fields[3:6], strict=True):
         if state not in ("0", "1"):
