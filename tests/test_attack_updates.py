@@ -147,14 +147,14 @@ def test_the_seed_draws_who_attacks() -> None:
         ({}, "attack has no kind; expected one of label_flip, sign_flip"),
         ({"kind": "backdoor"}, "kind is 'backdoor'; expected one of"),
         ({"kind": "nan", "shares": 0.1}, "attack has no setting 'shares'; its settings: kind, share, factor"),
-        ({"kind": "nan", "share": 0}, "share is 0; expected a number above 0"),
+        ({"kind": "nan", "share": 0}, "share is 0.0; expected a number above 0"),
         ({"kind": "nan", "share": 1.5}, "share is 1.5"),
         ({"kind": "nan", "share": "half"}, "share is 'half'"),
         ({"kind": "nan", "share": True}, "share is True"),
         ({"kind": "scale"}, "scale with factor 1 is an honest update"),
         ({"kind": "scale", "factor": -1.0}, "factor is -1.0; expected a number above 0"),
         ({"kind": "noise", "factor": float("nan")}, "factor is nan"),
-        ({"kind": ["nan"]}, r"kind is \"\['nan'\]\""),
+        ({"kind": ["nan"]}, r"kind is \['nan'\]; expected a text"),
     ],
 )
 def test_settings_that_make_no_attack(table: dict[str, Any], words: str) -> None:

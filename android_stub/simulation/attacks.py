@@ -17,7 +17,6 @@ or scaled they would fall below 0, and the upload would be refused as `out_of_ra
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
 
 import numpy as np
 
@@ -25,9 +24,9 @@ from fedfer.export.checkpoint import Weights
 from fedfer.export.contract import WeightSpec
 from fedfer.model.data import LabelledImages
 from fedfer.model.errors import UsageError
+from fedfer.model.strict_settings import from_mapping, shown
 
-Kind = Literal["label_flip", "sign_flip", "scale", "noise", "nan"]
-KINDS: tuple[str, ...] = get_args(Kind)
+KINDS = ("label_flip", "sign_flip", "scale", "noise", "nan")
 MAX_FACTOR = 1e30
 TINY = 1e-30
 # First words of the entropy, so that what is drawn here shares no stream with training (trainer.Seeds).
@@ -37,18 +36,18 @@ _WHO, _NOISE = 11, 12
 @dataclass(frozen=True)
 class AttackSettings:
     """`[attack]` of a scenario: what a `share` in 0..1 of the devices does, in every round. `factor` is for
-    sign_flip, scale and noise. Raises UsageError for settings that make no attack."""
+    sign_flip, scale and noise; `kind` is one of KINDS. Raises UsageError for settings that make no attack."""
 
-    kind: Kind
+    kind: str
     share: float = 0.2
     factor: float = 1.0
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
-            raise UsageError(f"attack: kind is {str(self.kind)[:40]!r}; expected one of {', '.join(KINDS)}")
-        if not _is_number(self.share) or not 0 < self.share <= 1:
+            raise UsageError(f"attack: kind is {shown(self.kind)}; expected one of {', '.join(KINDS)}")
+        if not 0 < self.share <= 1:
             raise UsageError(f"attack: share is {self.share!r}; expected a number above 0, at most 1")
-        if not _is_number(self.factor) or not 0 < self.factor <= MAX_FACTOR:
+        if not 0 < self.factor <= MAX_FACTOR:
             raise UsageError(f"attack: factor is {self.factor!r}; expected a number above 0")
         if self.kind == "scale" and self.factor == 1:
             raise UsageError("attack: scale with factor 1 is an honest update; expected another factor")
@@ -105,16 +104,8 @@ def _noise(updates: Weights, task: tuple[int, ...]) -> Weights:
     return {name: np.asarray(scale * noise, np.float32) for name, noise in drawn.items()}
 
 
-def _is_number(value: Any) -> bool:
-    return type(value) in (int, float) and math.isfinite(value)
-
-
-def attack_settings(table: Mapping[str, Any]) -> AttackSettings:
+def attack_settings(table: Mapping[str, object]) -> AttackSettings:
     """Settings from a scenario's `[attack]`. Raises UsageError, which names the key."""
-    known = tuple(AttackSettings.__dataclass_fields__)
-    for key in table:
-        if key not in known:
-            raise UsageError(f"attack has no setting {str(key)[:40]!r}; its settings: {', '.join(known)}")
     if "kind" not in table:
         raise UsageError(f"attack has no kind; expected one of {', '.join(KINDS)}")
-    return AttackSettings(**table)
+    return from_mapping(AttackSettings, table, "attack")

@@ -15,12 +15,13 @@ that a change to one of them leaves the others where they were.
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 import numpy as np
 
 from fedfer.model.errors import UsageError
+from fedfer.model.strict_settings import from_mapping, shown
 
 FaultKind = Literal[
     "kill", "cut_upload", "repeat_upload", "stale_upload", "wrong_model", "nan", "delay"
@@ -121,10 +122,6 @@ def clock_offset_sec(settings: FaultSettings, seed: int, device: int) -> float:
 
 def fault_settings(table: Mapping[str, Any]) -> FaultSettings:
     """Settings from a scenario's `[faults]`. Raises UsageError, which names the key."""
-    known = [field.name for field in fields(FaultSettings)]
-    for key in table:
-        if key not in known:
-            raise UsageError(f"faults has no setting {str(key)[:40]!r}; its settings: {', '.join(known)}")
     given = dict(table)
     moments = _listed("aggregator_kill_at_sec", given.pop("aggregator_kill_at_sec", []))
     gaps = [_listed("network_down", gap) for gap in _listed("network_down", given.pop("network_down", []))]
@@ -133,18 +130,19 @@ def fault_settings(table: Mapping[str, Any]) -> FaultSettings:
             "faults: network_down holds something else than pairs; expected [[from_sec, to_sec], ...]"
         )
     downs = tuple((begin, end) for begin, end in gaps)
-    return FaultSettings(**given, aggregator_kill_at_sec=moments, network_down=downs)
+    settings = from_mapping(FaultSettings, given, "faults")
+    return replace(settings, aggregator_kill_at_sec=moments, network_down=downs)
 
 
 def _listed(name: str, value: Any) -> tuple[Any, ...]:
     if not isinstance(value, list | tuple) or len(value) > MAX_MOMENTS:
-        raise UsageError(f"faults: {name} is {str(value)[:40]!r}; expected a list of at most {MAX_MOMENTS}")
+        raise UsageError(f"faults: {name} is {shown(value)}; expected a list of at most {MAX_MOMENTS}")
     return tuple(value)
 
 
 def _require(name: str, value: Any, high: float) -> None:
     if type(value) not in (int, float) or not math.isfinite(value) or not 0 <= value <= high:
-        raise UsageError(f"faults: {name} is {str(value)[:40]!r}; expected a number in 0..{high:g}")
+        raise UsageError(f"faults: {name} is {shown(value)}; expected a number in 0..{high:g}")
 
 
 def _generator(*entropy: int) -> np.random.Generator:
