@@ -101,8 +101,11 @@ def _sum_of_products(x: tf.Tensor, filters: tf.Tensor, dilations: list[int], pad
         n + sum(p) - (k - 1) * d for n, p, k, d in zip(image_size(x), pads, window, dilations, strict=True)
     ]
     rows = tf.reshape(filters, [window[0] * window[1] * channels, num_filters])
+    patches = _patches(x, window, size, [1, 1], dilations, pads)
+    if len(patches) == 1:
+        return tf.reshape(tf.matmul(patches[0], rows), [-1, *size, num_filters])
     result, done = None, 0
-    for patch in _patches(x, window, size, [1, 1], dilations, pads):
+    for patch in patches:
         part = tf.matmul(patch, rows[done : done + patch.shape[1]])
         result, done = part if result is None else result + part, done + patch.shape[1]
     return tf.reshape(result, [-1, *size, num_filters])

@@ -65,11 +65,14 @@ def _max_pool_gradient(op: tf.Operation, dy: tf.Tensor) -> tf.Tensor:
     windows = windows_of(op, op.get_attr("ksize")[1:3])
     padded = pad_images(x, windows.pads, float(x.dtype.min))
     left_over, shares = dy, {}
-    for place in windows.places():
-        # -1 below the maximum, 0 at it
-        below = tf.clip_by_value((seen(padded, windows, place, image_size(y)) - y) * SATURATE, -1.0, 1.0)
-        shares[place] = left_over + left_over * below
-        left_over = left_over - shares[place]
+    *others, last = windows.places()
+    for place in others:
+        # 1 below the maximum, 0 at it
+        below = tf.clip_by_value((y - seen(padded, windows, place, image_size(y))) * SATURATE, -1.0, 1.0)
+        passed_on = left_over * below
+        shares[place] = left_over - passed_on
+        left_over = passed_on
+    shares[last] = left_over
     return lay_back(shares, windows)
 
 

@@ -13,7 +13,10 @@ TARGETS = (b"labels", b"targets")  # inputs of `train` that the loss compares wi
 # One or two passes over memory, or less; BATCH_MATMUL with a constant is one of fedfer.export.winograd_dense.
 CHEAP = frozenset(
     getattr(schema.BuiltinOperator, name)
-    for name in ("ADD", "SUB", "MUL", "RESHAPE", "STRIDED_SLICE", "PAD", "CONCATENATION", "SPACE_TO_DEPTH")
+    for name in (
+        *("ADD", "SUB", "MUL", "RESHAPE", "STRIDED_SLICE", "PAD", "CONCATENATION", "SPACE_TO_DEPTH"),
+        "TRANSPOSE",
+    )
 )
 
 

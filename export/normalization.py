@@ -44,6 +44,17 @@ def _centre(x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     return mean, x + mean * -1.0
 
 
+def _mean_and_sum(x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, int]:
+    """Of all but the last axis, both [C]: the mean over the batch of each example's sum, and the whole sum;
+    beside them of how many places an example's sum is. (As a quotient the mean would need the size of the
+    batch, a SHAPE, at which LiteRT splits the step in two graphs.)"""
+    count = 1
+    while x.shape.rank > 2:
+        count *= int(x.shape[-2])
+        x = tf.reduce_sum(x, axis=x.shape.rank - 2)
+    return tf.reduce_mean(x, axis=0), tf.reduce_sum(x, axis=0), count
+
+
 def _normalisation(
     centred: tf.Tensor, inverse_deviation: tf.Tensor
 ) -> Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tf.Tensor]:
@@ -59,10 +70,11 @@ def _normalisation(
 
         def gradient(dy: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
             with_centred = dy * centred
-            # Means beside sums: a count would be a SHAPE, at which LiteRT splits the step in two graphs.
-            slope = mean_all_but_last(with_centred) * (-inverse_deviation * inverse_deviation)
-            to_x = (dy + (centred * slope + mean_all_but_last(dy) * -1.0)) * scale
-            return to_x, sum_all_but_last(with_centred) * inverse_deviation, sum_all_but_last(dy)
+            product, total_product, count = _mean_and_sum(with_centred)
+            mean, total, _ = _mean_and_sum(dy)
+            slope = product * (inverse_deviation * (inverse_deviation * (-1.0 / count)))
+            to_x = (dy + (centred * slope + mean * (-1.0 / count))) * scale
+            return to_x, total_product * inverse_deviation, total
 
         return centred * scale + beta, gradient
 

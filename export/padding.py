@@ -49,7 +49,7 @@ def join(parts: list[tf.Tensor], axis: int) -> tf.Tensor:
 def every(images: tf.Tensor, start: tuple[int, int], size: list[int], strides: list[int]) -> tf.Tensor:
     """`size` rows and columns of the images from `start` on, every `strides`-th.
 
-    Slices with strides above 1 are slow in LiteRT: `strides` rows, or columns, are laid side by side instead,
+    Slices with strides above 1 are slow in LiteRT: `strides` rows and columns are laid side by side instead,
     so that one of them is a slice without strides.
     """
     if strides == [1, 1]:
@@ -57,6 +57,11 @@ def every(images: tf.Tensor, start: tuple[int, int], size: list[int], strides: l
     multiples = [[0, -n % s] for n, s in zip(image_size(images), strides, strict=True)]
     images = pad_images(images, multiples)
     (height, width), channels = image_size(images), int(images.shape[3])
+    if strides[0] == strides[1]:
+        (row, down), (column, along) = (divmod(at, strides[0]) for at in start)
+        phases = tf.nn.space_to_depth(images, strides[0])
+        first = (down * strides[0] + along) * channels
+        return phases[:, row : row + size[0], column : column + size[1], first : first + channels]
     rows = tf.reshape(images, [-1, height // strides[0], strides[0], width * channels])
     row, phase = divmod(start[0], strides[0])
     row_images = rows[:, row : row + size[0], phase : phase + 1, :]

@@ -9,11 +9,12 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from fedfer.export.padding import Pads, image_size, join, pad_images
+from fedfer.export.padding import Pads, image_size, pad_images
 
 B = np.array([[1, 0, -1, 0], [0, 1, 1, 0], [0, -1, 1, 0], [0, 1, 0, -1]], np.float32)  # B' of the paper
 G = np.array([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]], np.float32)
 A = np.array([[1, 1, 1, 0], [0, 1, -1, -1]], np.float32)  # A' of the paper
+SHIFTS = [(0, 0), (0, 1), (1, 0), (1, 1)]  # of tiles, in pairs of rows and of columns
 TURNED = [3, 1, 2, 0]  # half a turn of the filters exchanges the first row of G g with the last
 
 
@@ -44,16 +45,11 @@ def _turned_products(dy: tf.Tensor, kernels: tf.Tensor, pads: Pads) -> tf.Tensor
     """
     channels, num_filters = [int(size) for size in kernels.shape[1:]]
     phases = tf.nn.space_to_depth(_even(dy, pads), 2)
+    down, along = image_size(phases)
     rows = tf.transpose(tf.reshape(phases, [-1, 4 * num_filters]))
-    phases = tf.reshape(rows, [4 * num_filters, -1, *phases.shape[1:3]])
-    down, along = [int(n) - 1 for n in phases.shape[2:]]
-    places = []
-    for i in range(4):
-        for j in range(4):
-            first = (2 * (i % 2) + j % 2) * num_filters
-            place = phases[first : first + num_filters, :, i // 2 : i // 2 + down, j // 2 : j // 2 + along]
-            places.append(tf.reshape(place, [1, -1]))
-    seen = tf.reshape(times(B[TURNED], join(places, axis=0)), [16, num_filters, -1])
+    phases = tf.reshape(rows, [4 * num_filters, -1, down, along])
+    places = tf.concat([phases[:, :, i : i + down - 1, j : j + along - 1] for i, j in SHIFTS], axis=0)
+    seen = tf.reshape(_times(_by_phase(B[TURNED]), places), [16, num_filters, -1])
     outputs = times(A[:, TURNED], tf.matmul(kernels, seen))
     return tf.transpose(tf.reshape(outputs, [4 * channels, -1]))
 
@@ -73,15 +69,20 @@ def _input_stack(x: tf.Tensor, pads: Pads) -> tf.Tensor:
     """B' d B of every tile."""
     channels = int(x.shape[3])
     phases = tf.nn.space_to_depth(_even(x, pads), 2)
-    down, along = [n - 1 for n in image_size(phases)]
-    places = []
-    for i in range(4):
-        for j in range(4):
-            channel = (2 * (i % 2) + j % 2) * channels
-            place = phases[:, i // 2 : i // 2 + down, j // 2 : j // 2 + along, channel : channel + channels]
-            places.append(tf.reshape(place, [1, -1]))
-    seen = times(B, join(places, axis=0))
-    return tf.reshape(seen, [16, -1, channels])
+    down, along = image_size(phases)
+    apart = tf.transpose(tf.reshape(phases, [-1, 4, channels]), [1, 0, 2])
+    phases = tf.reshape(apart, [4, -1, down, along * channels])
+    width = (along - 1) * channels
+    places = [phases[:, :, i : i + down - 1, j * channels : j * channels + width] for i, j in SHIFTS]
+    return tf.reshape(_times(_by_phase(B), tf.concat(places, axis=0)), [16, -1, channels])
+
+
+def _by_phase(matrix: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The sums that `matrix` makes of rows and of columns, of places that come by SHIFTS first, then by their
+    phases in a pair of rows and a pair of columns."""
+    both = np.kron(matrix, matrix)
+    order = [4 * (2 * i + row) + 2 * j + column for i, j in SHIFTS for row in (0, 1) for column in (0, 1)]
+    return both[:, order]
 
 
 def _even(x: tf.Tensor, pads: Pads) -> tf.Tensor:
@@ -95,5 +96,8 @@ def times(matrix: NDArray[np.float32], stack: tf.Tensor) -> tf.Tensor:
 
     A batch of one product: the converter would turn a plain one with a constant into one of transposes.
     """
-    both = np.kron(matrix, matrix)
-    return tf.matmul(tf.constant(both[None]), tf.reshape(stack, [1, both.shape[1], -1]))
+    return _times(np.kron(matrix, matrix), stack)
+
+
+def _times(matrix: NDArray[np.float32], stack: tf.Tensor) -> tf.Tensor:
+    return tf.matmul(tf.constant(matrix[None]), tf.reshape(stack, [1, matrix.shape[1], -1]))

@@ -81,8 +81,12 @@ def convolutions(rng: np.random.Generator) -> Iterator[Case]:
     yield convolution(rng, (1, 1, 1, 3), (3, 3, 3, 2), padding="SAME")  # smaller than its filter
     yield convolution(rng, (2, 5, 7, 3), (1, 1, 3, 4), padding="SAME", strides=[2, 2])
     tiles = np.random.default_rng(21)  # of their own, so that the cases sampled below stay what they were
-    for image, padding in (((7, 5), "VALID"), ((4, 4), "SAME"), ((13, 14), "SAME"), ((15, 13), "VALID")):
-        yield convolution(tiles, (2, *image, 32), (3, 3, 32, 33), padding=padding)  # by tiles, even and odd
+    for image, padding in (
+        *(((7, 5), "VALID"), ((4, 4), "SAME")),  # in one product
+        *(((8, 7), "SAME"), ((9, 10), "VALID"), ((10, 12), "SAME")),  # by tiles in one tensor, even and odd
+        *(((13, 14), "SAME"), ((15, 13), "VALID")),  # by tiles, each in one of its own
+    ):
+        yield convolution(tiles, (2, *image, 32), (3, 3, 32, 33), padding=padding)
     for _ in range(NUM_SAMPLED_CONVOLUTIONS):
         kernel, strides = rng.integers(1, 6, 2).tolist(), rng.integers(1, 3, 2).tolist()
         dilation = int(rng.integers(1, 3)) if strides == [1, 1] else 1
