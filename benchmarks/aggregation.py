@@ -3,9 +3,10 @@
 No training: clients fetch the global weights and send ready-made ones, over loopback; for the VGG 20.4 MB
 either way. Parts: `rounds` (both), `fold` (averaging against a copy in memory), `polling` (asking for work
 while uploads run), `memory` (of one round with many updates; takes disk space of as many checkpoints).
-Prints tables, writes aggregation.json and aggregation.png. Linux.
+Prints tables, writes aggregation.json and aggregation.png, anew after each step. Linux.
 
     .venv/bin/python benchmarks/aggregation.py --output bench-out
+    .venv/bin/python benchmarks/aggregation.py --parts rounds fold polling --output bench-out  # 20 minutes
 """
 
 import argparse
@@ -14,6 +15,7 @@ import json
 import multiprocessing
 import os
 import shutil
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -26,10 +28,10 @@ from typing import Any
 
 import numpy as np
 from fedfer_side import Body, Rounds, Server, measure_rounds, upload_once
-from flower_side import environment, measure_flower
+from flower_side import FlowerRounds, environment, measure_flower
 from numpy.typing import NDArray
 from polling import Polling, poll
-from processes import cpu_sec, peak_memory_mb
+from processes import available_mb, cpu_sec, peak_memory_mb
 
 from fedfer.aggregator.average import weighted_mean
 from fedfer.aggregator.blobs import file_sha256
@@ -40,6 +42,7 @@ from fedfer.export.contract import Contract, read_contract
 
 PARTS = ("rounds", "fold", "polling", "memory")
 FOLD_FILES, FOLD_REPEATS = 16, 9
+CLIENT_MB, COPIES = 400.0, 4  # of a client of Flower's: its three processes; copies of the weights there are
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,17 @@ class Intake:
     server_cpu_sec: float
     rest_mb: float
     peak_mb: float
+
+
+@dataclass(frozen=True)
+class Missing:
+    """A size at which Flower was not measured, and why."""
+
+    num_clients: int
+    reason: str
+
+
+Results = dict[str, list[Any]]
 
 
 @contextmanager
@@ -172,39 +186,65 @@ def measure_intake(model: Path, contract: Contract, num_updates: int, directory:
         return Intake(num_updates, seconds, used / num_updates, rest_mb, peak_memory_mb(pid))
 
 
-def run_parts(args: argparse.Namespace, model: Path, scratch: Path) -> dict[str, list[Any]]:
-    """Results by part, in the order of the tables."""
-    contract, results = read_contract(model), dict[str, list[Any]]()
+def run_parts(
+    args: argparse.Namespace, model: Path, scratch: Path, keep: Callable[[Results], None]
+) -> Results:
+    """Results by part, in the order of the tables; `keep` is called with what there is after each step."""
+    contract, results = read_contract(model), Results()
+
+    def note(part: str, row: Any) -> None:
+        results.setdefault(part, []).append(row)
+        keep(results)
+
     if "rounds" in args.parts:
-        results["fedfer"] = [measure_fedfer(model, contract, n, args.rounds, scratch) for n in args.clients]
-        if args.flower_clients:
-            commands = environment(args.cache)
-            results["flower"] = [
-                measure_flower(
-                    commands, contract, n, args.rounds, made(scratch / f"flower-{n}"), args.timeout_sec
-                )
-                for n in args.flower_clients
-            ]
+        for size in sorted({*args.clients, *args.flower_clients}):
+            if size in args.clients:
+                note("fedfer", measure_fedfer(model, contract, size, args.rounds, scratch))
+            if size in args.flower_clients:
+                flower = try_flower(args, contract, size, scratch)
+                note("flower" if isinstance(flower, FlowerRounds) else "flower_missing", flower)
     if "fold" in args.parts:
-        results["fold"] = [measure_fold(contract, made(scratch / "fold"))]
+        note("fold", measure_fold(contract, made(scratch / "fold")))
+        shutil.rmtree(scratch / "fold")
     if "polling" in args.parts:
         place = scratch / "polling"
-        results["polling"] = [measure_polling(model, contract, args.pollers, args.polling_uploads, place)]
+        note("polling", measure_polling(model, contract, args.pollers, args.polling_uploads, place))
+        shutil.rmtree(place)
     if "memory" in args.parts:
-        results["memory"] = []
         for count in args.updates:
             place = scratch / f"memory-{count}"
-            results["memory"].append(measure_intake(model, contract, count, place))
+            note("memory", measure_intake(model, contract, count, place))
             shutil.rmtree(place)
     return results
+
+
+def try_flower(
+    args: argparse.Namespace, contract: Contract, num_clients: int, scratch: Path
+) -> FlowerRounds | Missing:
+    """A federation that does not get done is told of, and does not take the other results with it."""
+    needed_mb = num_clients * (CLIENT_MB + COPIES * contract.weights_bytes / 1e6)
+    if available_mb() < needed_mb:
+        reason = f"about {needed_mb:,.0f} MB of memory needed, {available_mb():,.0f} available"
+        return Missing(num_clients, reason)
+    place = made(scratch / f"flower-{num_clients}")
+    try:
+        commands = environment(args.cache)
+        return measure_flower(commands, contract, num_clients, args.flower_rounds, place, args.timeout_sec)
+    except (RuntimeError, OSError, subprocess.SubprocessError) as error:
+        return Missing(num_clients, str(error))
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
 
 
 def measure_fedfer(
     model: Path, contract: Contract, num_clients: int, num_rounds: int, scratch: Path
 ) -> Rounds:
     options = (f"--clients={num_clients}", f"--rounds={num_rounds}")
-    with serving(model, scratch / f"fedfer-{num_clients}", *options) as server:
-        return measure_rounds(server, num_clients, num_rounds, Body(contract))
+    place = scratch / f"fedfer-{num_clients}"
+    with serving(model, place, *options) as server:
+        measured = measure_rounds(server, num_clients, num_rounds, Body(contract))
+    shutil.rmtree(place)
+    return measured
 
 
 def made(directory: Path) -> Path:
@@ -217,9 +257,13 @@ def tables(results: dict[str, list[Any]]) -> str:
     texts = []
     for name, rows in results.items():
         columns = [field.replace("_", " ") for field in asdict(rows[0])]
-        cells = [[f"{value:.4g}" for value in asdict(row).values()] for row in rows]
+        cells = [[_cell(value) for value in asdict(row).values()] for row in rows]
         texts.append(f"{name}\n{format_table(columns, cells, num_left=0)}")
     return "\n\n".join(texts)
+
+
+def _cell(value: float | str) -> str:
+    return value if isinstance(value, str) else f"{value:.4g}"
 
 
 def draw(path: Path, results: dict[str, list[Any]]) -> None:
@@ -246,13 +290,17 @@ def main() -> None:
         if args.model is None:
             with Children(Path(scratch)) as children:
                 children.start("export", f"--output={model}").wait(600.0)
-        results = run_parts(args, model, Path(scratch))
+        results = run_parts(args, model, Path(scratch), lambda so_far: write(args.output, so_far))
     print(tables(results))
+
+
+def write(directory: Path, results: Results) -> None:
+    """What there is: numbers, and the picture."""
     plain = {name: [asdict(row) for row in rows] for name, rows in results.items()}
     load = {"load_average": os.getloadavg(), "cores": os.cpu_count()}
-    (args.output / "aggregation.json").write_text(json.dumps({**load, **plain}, indent=2) + "\n")
+    (directory / "aggregation.json").write_text(json.dumps({**load, **plain}, indent=2) + "\n")
     if "fedfer" in results:
-        draw(args.output / "aggregation.png", results)
+        draw(directory / "aggregation.png", results)
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -261,15 +309,16 @@ def parse_arguments() -> argparse.Namespace:
     )
     add = parser.add_argument
     add("--parts", nargs="+", choices=PARTS, default=PARTS, help="what to measure; all if not given")
-    add("--clients", type=int, nargs="+", default=[4, 16, 64], help="clients a round")
+    add("--clients", type=int, nargs="+", default=[4, 16, 32, 64], help="clients a round")
     add(
         "--flower-clients",
         type=int,
         nargs="*",
-        default=[4, 16],
-        help="the same for Flower; none leaves it out",
+        default=[4, 16, 32, 64],
+        help="the same for Flower, as far as memory goes; none leaves it out",
     )
-    add("--rounds", type=int, default=3, help="rounds of each")
+    add("--rounds", type=int, default=3, help="rounds")
+    add("--flower-rounds", type=int, default=2, help="the same for Flower, whose rounds take much longer")
     add("--pollers", type=int, default=500, help="devices that ask for work")
     add("--polling-uploads", type=int, default=100, help="updates that come in meanwhile")
     add("--updates", type=int, nargs="+", default=[100, 1000], help="updates of one round, for its memory")

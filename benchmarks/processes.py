@@ -20,6 +20,12 @@ def memory_mb(pid: int) -> float:
     return int(kilobytes) * 1024 / 1e6
 
 
+def available_mb() -> float:
+    """What this machine's processes may still take without swapping, in MB."""
+    (kilobytes,) = re.findall(r"MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text())
+    return int(kilobytes) * 1024 / 1e6
+
+
 def cpu_sec(pid: int) -> float:
     """Processor time of a process and of its children that have ended, in seconds."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()

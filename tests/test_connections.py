@@ -4,19 +4,16 @@ import resource
 import socket
 import subprocess
 import sys
-import threading
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing
 
 import pytest
-import uvicorn
 from fastapi import FastAPI
 from hypothesis import given
 from hypothesis import strategies as st
+from served_here import serving_here
 from server_helpers import wait_for
 
 from fedfer.aggregator.connections import ConnectionCounter, counted
-from fedfer.cli.serve import listen
 
 HOSTS = ("192.0.2.1", "192.0.2.2", "2001:db8::1", "2001:db8::2", "127.0.0.1")
 
@@ -50,20 +47,9 @@ def test_by_hand() -> None:
     assert counter.enter("192.0.2.1")
 
 
-@contextmanager
-def serving(counter: ConnectionCounter) -> Iterator[tuple[str, int]]:
+def serving(counter: ConnectionCounter) -> AbstractContextManager[tuple[str, int]]:
     """Host and port of a server that answers 404 to everything."""
-    listener = listen("127.0.0.1", 0)
-    server = uvicorn.Server(uvicorn.Config(FastAPI(), http=counted(counter), log_config=None))
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
-    thread.start()
-    try:
-        wait_for(lambda: server.started)
-        yield listener.getsockname()
-    finally:
-        server.should_exit = True
-        thread.join()
-        listener.close()
+    return serving_here(FastAPI(), counted(counter))
 
 
 def test_connections_beyond_the_limit_are_closed_at_once() -> None:

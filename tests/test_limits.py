@@ -4,20 +4,19 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import ClassVar
 
 import httpx
 import pytest
-import uvicorn
+from served_here import serving_here
 from server_helpers import UPDATE, Phone, synthetic_update, wait_for
 
 from fedfer.aggregator.app import create_app
 from fedfer.aggregator.config import RunConfig, ServerConfig
 from fedfer.aggregator.connections import PatientH11
 from fedfer.aggregator.limits import Limits
-from fedfer.cli.serve import listen
 from fedfer.export.contract import read_contract
 
 
@@ -32,20 +31,9 @@ class HastyH11(PatientH11):
         super().connection_lost(exc)
 
 
-@contextmanager
-def running(config: ServerConfig) -> Iterator[tuple[str, int]]:
+def running(config: ServerConfig) -> AbstractContextManager[tuple[str, int]]:
     """Host and port of a server in this process."""
-    listener = listen("127.0.0.1", 0)
-    server = uvicorn.Server(uvicorn.Config(create_app(config), http=HastyH11, log_config=None))
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
-    thread.start()
-    try:
-        wait_for(lambda: server.started)
-        yield listener.getsockname()
-    finally:
-        server.should_exit = True
-        thread.join()
-        listener.close()
+    return serving_here(create_app(config), HastyH11)
 
 
 @pytest.fixture(scope="module")

@@ -47,6 +47,17 @@ class Strategy(Protocol):
         """
 
 
+class Plain:
+    """What strategies have that take any number of updates and ask nothing of devices."""
+
+    @property
+    def min_updates(self) -> int:
+        return 1
+
+    def client_settings(self) -> Mapping[str, float]:
+        return {}
+
+
 def settings_of(strategy: Strategy) -> dict[str, object]:
     """All settings, defaults too, as JSON-able data that `make_strategy` takes."""
     return {"name": strategy.name, **asdict(strategy)}  # type: ignore[call-overload]

@@ -71,6 +71,17 @@ def reduced(
     return weights
 
 
+def trimmed(
+    parent: Path,
+    ordered: Sequence[WeightedFile],
+    contract: Contract,
+    roles: Sequence[Role],
+    num_trimmed: int,
+) -> Weights:
+    """The tensors with these roles: for every element `mean_of_middle` of the updates' values."""
+    return reduced(parent, ordered, contract, roles, lambda block: mean_of_middle(block.rows, num_trimmed))
+
+
 def mean_of_middle(rows: NDArray[np.float32], num_trimmed: int) -> NDArray[np.float64]:
     """f64[b]: for every element the mean of the rows' values, rows f32[n, b], without the `num_trimmed`
     smallest and largest; summed from the smallest up, so the order of the rows does not matter."""

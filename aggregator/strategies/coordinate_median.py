@@ -5,40 +5,26 @@ Not weighted: num_examples is a device's own claim. BatchNorm statistics too are
 or two values; the mean of some variances is a variance.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from fedfer.aggregator.strategies.base import Aggregate
-from fedfer.aggregator.strategies.blocks import mean_of_middle, reduced
+from fedfer.aggregator.strategies.base import Aggregate, Plain
+from fedfer.aggregator.strategies.blocks import trimmed
 from fedfer.aggregator.update_reader import WeightedFile, in_order
 from fedfer.export.contract import Contract
 
 
 @dataclass(frozen=True)
-class CoordinateMedian:
+class CoordinateMedian(Plain):
     """With an even number of updates the mean of the two in the middle; with 1 or 2 the plain mean."""
 
     name: ClassVar[str] = "coordinate_median"
-
-    @property
-    def min_updates(self) -> int:
-        return 1
-
-    def client_settings(self) -> Mapping[str, float]:
-        return {}
 
     def aggregate(
         self, parent: Path, updates: Sequence[WeightedFile], state: Path | None, contract: Contract
     ) -> Aggregate:
         ordered = in_order(updates)
-        trimmed = (len(ordered) - 1) // 2
-        weights = reduced(
-            parent,
-            ordered,
-            contract,
-            ("trainable", "statistic"),
-            lambda block: mean_of_middle(block.rows, trimmed),
-        )
-        return Aggregate(weights)
+        num_trimmed = (len(ordered) - 1) // 2
+        return Aggregate(trimmed(parent, ordered, contract, ("trainable", "statistic"), num_trimmed))

@@ -1,26 +1,19 @@
 """FedAvg: the mean of the updates weighted by their examples (McMahan et al. 2017, Algorithm 1)."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
 from fedfer.aggregator.average import weighted_mean
-from fedfer.aggregator.strategies.base import Aggregate
+from fedfer.aggregator.strategies.base import Aggregate, Plain
 from fedfer.aggregator.update_reader import WeightedFile
 from fedfer.export.contract import Contract
 
 
 @dataclass(frozen=True)
-class FedAvg:
+class FedAvg(Plain):
     name: ClassVar[str] = "fedavg"
-
-    @property
-    def min_updates(self) -> int:
-        return 1
-
-    def client_settings(self) -> Mapping[str, float]:
-        return {}
 
     def aggregate(
         self, parent: Path, updates: Sequence[WeightedFile], state: Path | None, contract: Contract

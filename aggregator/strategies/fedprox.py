@@ -4,21 +4,18 @@ Li et al. 2020, "Federated Optimization in Heterogeneous Networks", equation 2: 
 F_k(w) + mu/2 ||w - w_t||^2, so mu goes to the devices with their work.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import ClassVar
 
-from fedfer.aggregator.average import weighted_mean
-from fedfer.aggregator.strategies.base import Aggregate, require
-from fedfer.aggregator.update_reader import WeightedFile
-from fedfer.export.contract import Contract
+from fedfer.aggregator.strategies.base import require
+from fedfer.aggregator.strategies.fedavg import FedAvg
 
 MAX_MU = 1e3
 
 
 @dataclass(frozen=True)
-class FedProx:
+class FedProx(FedAvg):
     """`proximal_mu` 0 is FedAvg; the paper tries 0.001 to 1."""
 
     name: ClassVar[str] = "fedprox"
@@ -27,14 +24,5 @@ class FedProx:
     def __post_init__(self) -> None:
         require(0 <= self.proximal_mu <= MAX_MU, "proximal_mu", self.proximal_mu, f"0 to {MAX_MU:g}")
 
-    @property
-    def min_updates(self) -> int:
-        return 1
-
     def client_settings(self) -> Mapping[str, float]:
         return {"proximal_mu": self.proximal_mu}
-
-    def aggregate(
-        self, parent: Path, updates: Sequence[WeightedFile], state: Path | None, contract: Contract
-    ) -> Aggregate:
-        return Aggregate(weighted_mean(updates, contract, parent))

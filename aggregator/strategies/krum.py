@@ -11,7 +11,7 @@ over all updates without the f largest and the f smallest values of each element
 num_examples is a device's own claim.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
@@ -20,8 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedfer.aggregator.average import weighted_mean
-from fedfer.aggregator.strategies.base import Aggregate, require, require_updates
-from fedfer.aggregator.strategies.blocks import blocks, mean_of_middle, reduced
+from fedfer.aggregator.strategies.base import Aggregate, Plain, require, require_updates
+from fedfer.aggregator.strategies.blocks import blocks, trimmed
 from fedfer.aggregator.update_reader import WeightedFile, in_order
 from fedfer.export.contract import Contract
 
@@ -29,7 +29,7 @@ MAX_BYZANTINE = 4_998  # 2f + 3 <= 10,000, the largest round
 
 
 @dataclass(frozen=True)
-class Krum:
+class Krum(Plain):
     """`num_byzantine` is f."""
 
     name: ClassVar[str] = "krum"
@@ -42,9 +42,6 @@ class Krum:
     @property
     def min_updates(self) -> int:
         return 2 * self.num_byzantine + 3
-
-    def client_settings(self) -> Mapping[str, float]:
-        return {}
 
     def num_kept(self, num_updates: int) -> int:
         """How many updates make the next version."""
@@ -59,13 +56,7 @@ class Krum:
         best = np.argsort(krum_scores(distances, self.num_byzantine), kind="stable")
         kept = [replace(ordered[i], num_examples=1) for i in sorted(best[: self.num_kept(len(ordered))])]
         weights = weighted_mean(kept, contract, parent)
-        statistics = reduced(
-            parent,
-            ordered,
-            contract,
-            ("statistic",),
-            lambda block: mean_of_middle(block.rows, self.num_byzantine),
-        )
+        statistics = trimmed(parent, ordered, contract, ("statistic",), self.num_byzantine)
         return Aggregate(weights | statistics)
 
 

@@ -10,7 +10,7 @@ BatchNorm statistics are moved in the same way, by a factor of their own from th
 their steps: between the parent's and the update's variance there is no number below 0.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -19,14 +19,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedfer.aggregator.norms import delta_norms, median_norms
-from fedfer.aggregator.strategies.base import Aggregate, require
+from fedfer.aggregator.strategies.base import Aggregate, Plain, require
 from fedfer.aggregator.strategies.blocks import Block, reduced
 from fedfer.aggregator.update_reader import WeightedFile, in_order
 from fedfer.export.contract import Contract
 
 
 @dataclass(frozen=True)
-class NormBounded:
+class NormBounded(Plain):
     """`max_norm` is the bound for the weights; None means the median norm of the round's updates."""
 
     name: ClassVar[str] = "norm_bounded"
@@ -35,13 +35,6 @@ class NormBounded:
     def __post_init__(self) -> None:
         valid = self.max_norm is None or self.max_norm > 0
         require(valid, "max_norm", self.max_norm, "a number above 0, or none")
-
-    @property
-    def min_updates(self) -> int:
-        return 1
-
-    def client_settings(self) -> Mapping[str, float]:
-        return {}
 
     def aggregate(
         self, parent: Path, updates: Sequence[WeightedFile], state: Path | None, contract: Contract

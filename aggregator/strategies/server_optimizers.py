@@ -17,7 +17,7 @@ Computed in float64; weights and moments are rounded to float32 once a round. Ba
 learned by gradient: they become the updates' weighted mean.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedfer.aggregator.average import mean_tensors
-from fedfer.aggregator.strategies.base import Aggregate, require
+from fedfer.aggregator.strategies.base import Aggregate, Plain, require
 from fedfer.aggregator.strategies.moments import moments_bytes, opened_moments
 from fedfer.aggregator.update_reader import WeightedFile, in_order
 from fedfer.export.checkpoint import Weights, checked_tensors
@@ -38,18 +38,11 @@ Tensor = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class ServerOptimizer:
+class ServerOptimizer(Plain):
     """What the four have in common. `moments` names what is kept of every trainable tensor."""
 
     name: ClassVar[str]
     moments: ClassVar[tuple[str, ...]] = ("m", "v")
-
-    @property
-    def min_updates(self) -> int:
-        return 1
-
-    def client_settings(self) -> Mapping[str, float]:
-        return {}
 
     def aggregate(
         self, parent: Path, updates: Sequence[WeightedFile], state: Path | None, contract: Contract

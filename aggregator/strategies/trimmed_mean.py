@@ -7,19 +7,19 @@ mean of some variances is a variance.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from fedfer.aggregator.strategies.base import Aggregate, require
-from fedfer.aggregator.strategies.blocks import mean_of_middle, reduced
+from fedfer.aggregator.strategies.base import Aggregate, Plain, require
+from fedfer.aggregator.strategies.blocks import trimmed
 from fedfer.aggregator.update_reader import WeightedFile, in_order
 from fedfer.export.contract import Contract
 
 
 @dataclass(frozen=True)
-class TrimmedMean:
+class TrimmedMean(Plain):
     """`trim_fraction` is trimmed on either side, rounded up to whole updates, but always leaves the middle
     one or two: with 3 updates and 0.1 it is the median, with 1 or 2 the plain mean."""
 
@@ -29,13 +29,6 @@ class TrimmedMean:
     def __post_init__(self) -> None:
         require(0 <= self.trim_fraction < 0.5, "trim_fraction", self.trim_fraction, "0 or more, below 0.5")
 
-    @property
-    def min_updates(self) -> int:
-        return 1
-
-    def client_settings(self) -> Mapping[str, float]:
-        return {}
-
     def num_trimmed(self, num_updates: int) -> int:
         """Updates left out on either side."""
         return min(math.ceil(self.trim_fraction * num_updates), (num_updates - 1) // 2)
@@ -44,12 +37,5 @@ class TrimmedMean:
         self, parent: Path, updates: Sequence[WeightedFile], state: Path | None, contract: Contract
     ) -> Aggregate:
         ordered = in_order(updates)
-        trimmed = self.num_trimmed(len(ordered))
-        weights = reduced(
-            parent,
-            ordered,
-            contract,
-            ("trainable", "statistic"),
-            lambda block: mean_of_middle(block.rows, trimmed),
-        )
-        return Aggregate(weights)
+        num_trimmed = self.num_trimmed(len(ordered))
+        return Aggregate(trimmed(parent, ordered, contract, ("trainable", "statistic"), num_trimmed))
