@@ -34,6 +34,7 @@ def render_report(record: Record) -> str:
         title=record.title or record.name,
         record=record,
         lead=views.lead(record),
+        target=series.wanted(record),
         key_figures=views.cards(record),
         figures={name: Markup(draw(record)) for name, draw in FIGURES.items()},
         milestones=views.milestone_table(record),
