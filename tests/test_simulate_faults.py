@@ -65,9 +65,15 @@ def calm(folder: Path) -> dict[str, Any]:
     return simulate(folder / "calm.toml", "calm", "--processes=1")
 
 
-def test_a_flaky_run_ends_with_the_model_of_a_calm_one(folder: Path, calm: dict[str, Any]) -> None:
+@pytest.fixture(scope="module")
+def flaky(folder: Path) -> dict[str, Any]:
+    return simulate(folder / "flaky.toml", "flaky", "--processes=2")
+
+
+def test_a_flaky_run_ends_with_the_model_of_a_calm_one(
+    folder: Path, calm: dict[str, Any], flaky: dict[str, Any]
+) -> None:
     """Every device's update counts in every round: what breaks may cost time and bytes, and nothing else."""
-    flaky = simulate(folder / "flaky.toml", "flaky", "--processes=2")
     assert flaky["final"]["weights"] == calm["final"]["weights"]
     assert [done["weights"] for done in flaky["rounds"]] == [done["weights"] for done in calm["rounds"]]
     assert (calm["faults"], calm["refusals"]) == ([], {})
@@ -94,17 +100,10 @@ def test_a_flaky_run_ends_with_the_model_of_a_calm_one(folder: Path, calm: dict[
     assert list((folder / "flaky" / "work" / "updates").iterdir()) == []
 
 
-def test_what_breaks_is_the_same_with_any_number_of_processes(folder: Path) -> None:
-    one = simulate(folder / "flaky.toml", "one", "--processes=1", "--rounds=2")
-    three = simulate(folder / "flaky.toml", "three", "--processes=3", "--rounds=2")
-    assert same(one) == same(three)
-
-
-def test_a_flaky_simulation_that_was_killed_goes_on(folder: Path, calm: dict[str, Any]) -> None:
-    """With the faults that were to come: the record of one that was left alone but for when it was told."""
-    whole = simulate(folder / "flaky.toml", "whole")
+def test_a_flaky_simulation_that_was_killed_goes_on(folder: Path, flaky: dict[str, Any]) -> None:
+    """With other numbers of processes: the same faults, the same record."""
     process = subprocess.Popen(
-        command(folder / "flaky.toml", f"--output={folder / 'broken'}"),
+        command(folder / "flaky.toml", f"--output={folder / 'broken'}", "--processes=1"),
         stdout=subprocess.PIPE,
         text=True,
         start_new_session=True,
@@ -116,9 +115,8 @@ def test_a_flaky_simulation_that_was_killed_goes_on(folder: Path, calm: dict[str
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     process.stdout.close()
-    again = simulate(folder / "flaky.toml", "broken")
-    assert same(again) == same(whole)
-    assert again["final"]["weights"] == calm["final"]["weights"]
+    again = simulate(folder / "flaky.toml", "broken", "--processes=3")
+    assert same(again) == same(flaky)
 
 
 def test_attackers_attack(folder: Path, calm: dict[str, Any]) -> None:
