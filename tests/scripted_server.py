@@ -59,6 +59,11 @@ class ScriptedServer:
         """Requests received so far for "METHOD /path"."""
         return [request for request in self.requests if f"{request.method} {request.path}" == what]
 
+    def answer(self, what: str, answers: list[Answer]) -> None:
+        """From now on, in place of what was to come."""
+        with self._lock:
+            self._script[what] = list(answers)
+
     def _next(self, what: str) -> Answer:
         with self._lock:
             answers = self._script.get(what, [refusal(404, "not_found")])
