@@ -155,7 +155,7 @@ def plot_partition(args: argparse.Namespace) -> str:
 
     write_whole(args.plot_partition, None, "--plot-partition")
     images, parts = load_parts(args)
-    names = label_names(args.data)
+    names = label_names(args.data, int(images.labels.max()) + 1)
     counts = partition_counts(images.labels, parts, len(names))
     picture = io.BytesIO()
     draw_partition(picture, counts, names, f"Who holds what: {args.partition}, seed {args.seed}")

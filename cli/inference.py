@@ -72,10 +72,12 @@ def run(args: argparse.Namespace) -> int:
 
 def load_data(args: argparse.Namespace) -> "tuple[LabelledImages, LabelledImages]":
     """Images to calibrate on, and others to measure on. Raises FedferError."""
+    from fedfer.model.data import check_pixels
     from fedfer.model.errors import UsageError
     from fedfer.model.sources import load_images
 
     data = load_images(args.data, skip=args.skip, take=args.take, usage=args.usage)
+    check_pixels(data)
     if not 1 <= args.calibrate < len(data):
         raise UsageError(
             f"expected --calibrate of at least 1 and below the {len(data)} images; received {args.calibrate}"

@@ -131,13 +131,17 @@ def run(args: argparse.Namespace) -> int:
 
 def load_data(args: argparse.Namespace) -> "tuple[LabelledImages, LabelledImages]":
     """Training and validation images. Raises UsageError, DataError."""
+    from fedfer.model.data import check_pixels
     from fedfer.model.sources import load_images
     from fedfer.model.splits import split_off
 
     data = load_images(args.data, skip=args.skip, take=args.take, usage=args.usage, seed=args.seed)
+    check_pixels(data)
     if args.validation_data is None:
         return split_off(data, args.validation_share, args.seed)
-    return data, load_images(args.validation_data, usage=args.validation_usage, seed=args.seed)
+    validation = load_images(args.validation_data, usage=args.validation_usage, seed=args.seed)
+    check_pixels(validation)
+    return data, validation
 
 
 def set_up(

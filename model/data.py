@@ -1,10 +1,11 @@
-"""Labelled images: the one shape in which images travel inside fedfer.
+"""Labelled images: the one shape in which examples travel inside fedfer.
 
 uint8 (n, H, W, 1) grey images (faces of 48x48, digits of 28x28) and uint8 (n,) labels; they become float32 in
-0..1 only a batch at a time.
+0..1 only a batch at a time. From a .npz (fedfer.model.npz) also rows of numbers and sequences.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,9 +17,10 @@ PIXEL_DIVISOR = 255.0
 
 @dataclass(frozen=True)
 class LabelledImages:
-    """images uint8 (n, H, W, C), labels uint8 (n,); owners str (n,), whose each is, if the source says so."""
+    """images uint8 (n, H, W, C), or other inputs: float32 (n, ...), tokens int32 (n, steps); labels uint8
+    (n,); owners str (n,), whose each is, if the source says so."""
 
-    images: NDArray[np.uint8]
+    images: NDArray[Any]
     labels: NDArray[np.uint8]
     owners: NDArray[np.str_] | None = None
 
@@ -31,16 +33,28 @@ class LabelledImages:
         return LabelledImages(self.images[indices], self.labels[indices], owners)
 
 
-def to_float(images: NDArray[np.uint8], divisor: float = PIXEL_DIVISOR) -> NDArray[np.float32]:
-    """float32 as `train` and `infer` take them: in 0..1, unless a model's contract has another divisor."""
+def to_float(images: NDArray[Any], divisor: float = PIXEL_DIVISOR) -> NDArray[np.float32]:
+    """float32 as `train` and `infer` take them: pixels in 0..1, unless a model's contract has another
+    divisor; what is float32 already, and tokens, as they are."""
+    if images.dtype != np.uint8:
+        return images.astype(np.float32)
     return images.astype(np.float32) / np.float32(divisor)
+
+
+def check_pixels(data: LabelledImages) -> None:
+    """Raises DataError for inputs that are no images, where only images will do."""
+    if data.images.dtype != np.uint8 or data.images.ndim != 4:
+        raise DataError(
+            f"inputs are {data.images.dtype} {data.images.shape}; this command takes images, "
+            "uint8 (n, H, W, C)"
+        )
 
 
 def check_fit(data: LabelledImages, image_shape: tuple[int, ...], num_labels: int) -> None:
     """Raises DataError unless a model with this input and so many classes can train or be measured on it."""
     if not len(data) or data.images.shape[1:] != image_shape:
         raise DataError(
-            f"expected one or more images of shape {image_shape}; "
+            f"expected one or more inputs of shape {image_shape}; "
             f"received {len(data)} of shape {data.images.shape[1:]}"
         )
     if data.labels.max() >= num_labels:

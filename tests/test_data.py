@@ -29,7 +29,7 @@ def test_take_keeps_images_and_labels_together() -> None:
 
 def test_what_fits_a_model() -> None:
     check_fit(labelled(0, 6), SHAPE, 7)
-    with pytest.raises(DataError, match=r"one or more images of shape \(2, 2, 1\); received 0"):
+    with pytest.raises(DataError, match=r"one or more inputs of shape \(2, 2, 1\); received 0"):
         check_fit(labelled(), SHAPE, 7)
     with pytest.raises(DataError, match=r"received 1 of shape \(3, 3, 1\)"):
         check_fit(labelled(0, size=3), SHAPE, 7)
