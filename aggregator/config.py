@@ -45,7 +45,7 @@ class RoundSettings:
     `over_selection` places are given for each update wanted; for `selection_sec` they are kept for the
     devices that were drawn. Nothing begins before `min_devices` are there. `learning_rate` None means the one
     in the model's contract. `mode` "async" makes rounds buffers that take updates up to `max_staleness`
-    rounds old."""
+    rounds old, of which at most `max_training` devices have work at a time (None: whoever asks)."""
 
     num_clients: int = 3
     min_clients: int | None = None
@@ -59,6 +59,7 @@ class RoundSettings:
     min_devices: int = 1
     mode: str = "sync"
     max_staleness: int = 10
+    max_training: int | None = None
     min_updates: int = 1  # of the strategy: set from it when the round is opened
 
     def __post_init__(self) -> None:
@@ -78,6 +79,8 @@ class RoundSettings:
         _require(1 <= self.min_devices <= MAX_DEVICES, "min-devices", self.min_devices, f"1 to {MAX_DEVICES}")
         _require(self.mode in ("sync", "async"), "mode", self.mode, "sync or async")
         _require(0 <= self.max_staleness <= 10_000, "max-staleness", self.max_staleness, "0 to 10000")
+        most = self.max_training
+        _require(most is None or 1 <= most <= MAX_DEVICES, "max-training", most, f"1 to {MAX_DEVICES}")
         _require(1 <= self.min_updates <= MAX_CLIENTS, "min-updates", self.min_updates, f"1 to {MAX_CLIENTS}")
 
     @property

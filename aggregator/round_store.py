@@ -12,7 +12,7 @@ from fedfer.aggregator.config import RoundSettings
 from fedfer.aggregator.database import Database
 from fedfer.aggregator.gates import Rejection
 from fedfer.aggregator.results import End, Result
-from fedfer.aggregator.rounds import Base, Phase, Place, Round, Update
+from fedfer.aggregator.rounds import Base, Phase, Place, Round, Update, busy_devices
 from fedfer.aggregator.run_store import RunRow, end_columns, run_columns
 from fedfer.aggregator.version_store import insert_version
 
@@ -114,7 +114,10 @@ class RoundStore:
         with self._database.write("pass a deadline") as connection:
             self._set(connection, after.number, phase=after.phase, deadline_at=after.deadline_at)
             if not after.assigned:
-                held = self._in(table, after.number) & (table.c.state == "assigned")
+                held = (table.c.run == self._run) & (table.c.state == "assigned")
+                is_renewed = after.phase == "open"  # which also frees what is held of earlier buffers
+                recent = self._recent(table.c.round, after.number, after.settings)
+                held &= recent if is_renewed else table.c.round == after.number
                 connection.execute(update(table).where(held).values(state="released"))
                 kept = self._in(table, after.number) & (table.c.state == "reserved")
                 connection.execute(table.delete().where(kept))
@@ -153,6 +156,27 @@ class RoundStore:
         with self._database.read("look up a place") as connection:
             base = connection.execute(query).scalar()
         return Place(device_id, number, base) if base else None
+
+    def busy(self, number: int, settings: RoundSettings) -> dict[str, int]:
+        """Devices that have work of rounds before this one, as `Round.busy`."""
+        if not settings.is_async or settings.max_training is None:
+            return {}
+        with self._database.read("look up who has work") as connection:
+            return self._busy(connection, number, settings)
+
+    def _busy(self, connection: Connection, number: int, settings: RoundSettings) -> dict[str, int]:
+        places, sent = tables.places, tables.updates
+        held = select(places.c.device_id, places.c.round).where(places.c.run == self._run)
+        held = held.where(places.c.state == "assigned", self._recent(places.c.round, number, settings))
+        answered = select(sent.c.device_id, sent.c.work_round).where(sent.c.run == self._run)
+        answered = answered.where(self._recent(sent.c.work_round, number, settings))
+        given = [(row.device_id, row.round) for row in connection.execute(held) if row.round < number]
+        reported = {(row.device_id, row.work_round) for row in connection.execute(answered)}
+        return busy_devices(given, reported)
+
+    def _recent(self, column: Any, number: int, settings: RoundSettings) -> Any:
+        """Whether a round's work may still count, or may be had, in the one with this number."""
+        return column.between(number - settings.max_staleness * settings.is_async, number)
 
     def base_of(self, number: int) -> str | None:
         """The weights that a round started from."""
@@ -232,15 +256,19 @@ class RoundStore:
         by_state = {
             state: frozenset(_ids(held, state) - reported) for state in ("reserved", "assigned", "released")
         }
+        settings, here = RoundSettings(**json.loads(row.settings)), {place.device_id for place in held}
+        limited = settings.is_async and settings.max_training is not None
+        busy = self._busy(connection, row.number, settings) if limited else {}
         return Round(
             number=row.number,
             base=Base(row.base_weights or "", row.base_round, row.base_state),
-            settings=RoundSettings(**json.loads(row.settings)),
+            settings=settings,
             opened_at=row.opened_at,
             deadline_at=row.deadline_at,
             phase=cast(Phase, row.phase),
             selected_at=row.selected_at,
             updates=accepted,
+            busy={id_: of for id_, of in busy.items() if id_ not in here},
             **by_state,
         )
 

@@ -11,12 +11,14 @@ silent devices are freed for others, accepted updates stay, and a device whose p
 upload.
 
 In an asynchronous run (FedBuff, Nguyen et al. 2022, Algorithm 1) a round is a buffer: whoever asks gets work,
-and an update counts in the buffer that is open when it arrives, whichever round its work was given in, up to
-`max_staleness` rounds ago. Times are seconds since the epoch and come in as `now`.
+as long as fewer than `max_training` devices have some (the paper's maximum concurrency M), and an update
+counts in the buffer that is open when it arrives, whichever round its work was given in, up to
+`max_staleness` rounds ago. Who falls silent has work until it is too stale, or until a deadline passes
+without enough updates. Times are seconds since the epoch and come in as `now`.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Literal
@@ -75,7 +77,8 @@ class Update:
 class Round:
     """A round and who is in it. `reserved` may take a place that is kept for them, `assigned` hold one,
     `released` lost theirs at a deadline; `updates` are in the order of arrival. `selected_at` is when places
-    were given out, None while too few devices are there."""
+    were given out, None while too few devices are there. `busy`, of a buffer with `max_training`: devices
+    that have work of an earlier one, and of which."""
 
     number: int
     base: Base
@@ -88,13 +91,15 @@ class Round:
     assigned: frozenset[str] = frozenset()
     released: frozenset[str] = frozenset()
     updates: Mapping[UpdateKey, Update] = field(default_factory=lambda: MappingProxyType({}))
+    busy: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
 
     def free_places(self, now: float) -> int:
         """Places that whoever asks may have."""
         if self.phase != "open" or self.selected_at is None:
             return 0
         if self.settings.is_async:
-            return 1
+            most = self.settings.max_training
+            return 1 if most is None else max(0, most - len(self.assigned) - len(self.busy))
         kept = len(self.reserved) if self.keeps_places(now) else 0
         taken = len(self.updates) + len(self.assigned) + kept
         return max(0, self.settings.num_places - taken)
@@ -113,9 +118,19 @@ class Round:
         return Place(device_id, self.number, self.base.weights)
 
 
-def open_round(number: int, base: Base, settings: RoundSettings, now: float) -> Round:
-    """A round without devices, starting now from `base`."""
-    return Round(number, base, settings, now, now + settings.deadline_sec)
+def open_round(
+    number: int, base: Base, settings: RoundSettings, now: float, busy: Mapping[str, int] | None = None
+) -> Round:
+    """A round without devices but those that are `busy`, starting now from `base`."""
+    return Round(number, base, settings, now, now + settings.deadline_sec, busy=busy or {})
+
+
+def busy_devices(places: Iterable[tuple[str, int]], reported: Container[UpdateKey]) -> dict[str, int]:
+    """Who has work of a round that is over, by the round: its newest (device, round), if nothing was sent."""
+    newest: dict[str, int] = {}
+    for device_id, number in places:
+        newest[device_id] = max(number, newest.get(device_id, 0))
+    return {device_id: number for device_id, number in newest.items() if (device_id, number) not in reported}
 
 
 def select(round_: Round, ranked: Sequence[str], now: float) -> Round:
@@ -149,7 +164,7 @@ def join(round_: Round, device_id: str, now: float) -> tuple[Round, WaitReason |
         return round_, "already_reported"
     if device_id in round_.assigned:
         return round_, None
-    is_kept = device_id in round_.reserved and round_.keeps_places(now)
+    is_kept = device_id in round_.busy or (device_id in round_.reserved and round_.keeps_places(now))
     if not is_kept and not round_.free_places(now):
         return round_, "not_selected" if round_.keeps_places(now) and round_.reserved else "round_full"
     return replace(
@@ -157,7 +172,13 @@ def join(round_: Round, device_id: str, now: float) -> tuple[Round, WaitReason |
         assigned=round_.assigned | {device_id},
         reserved=round_.reserved - {device_id},
         released=round_.released - {device_id},
+        busy=_without(round_.busy, device_id, round_.busy.get(device_id, 0)),
     ), None
+
+
+def _without(busy: Mapping[str, int], device_id: str, number: int) -> Mapping[str, int]:
+    """`busy` less the device, if it is that round's work it has."""
+    return {id_: of for id_, of in busy.items() if (id_, of) != (device_id, number)} if busy else busy
 
 
 def check_upload(round_: Round, place: Place | None, base_weights: str) -> Place:
@@ -212,6 +233,7 @@ def accept(round_: Round, place: Place | None, update: Update, base_weights: str
         updates=updates,
         assigned=round_.assigned - gone,
         released=round_.released - gone,
+        busy=_without(round_.busy, update.device_id, update.work_round),
         phase="aggregating" if len(updates) >= round_.settings.num_clients else "open",
     )
 
@@ -269,6 +291,7 @@ def tick(round_: Round, now: float, num_active: int) -> Round:
         reserved=frozenset(),
         assigned=frozenset(),
         released=round_.released | round_.assigned,
+        busy={},
     )
 
 

@@ -141,7 +141,9 @@ class RunCore:
         self._set_round(after)
 
     def _opened(self, number: int, base: Base) -> Round:
-        return rounds.open_round(number, base, self.round_settings, self.clock())
+        settings = self.round_settings
+        busy = self.rounds.busy(number, settings)
+        return rounds.open_round(number, base, settings, self.clock(), busy)
 
     @property
     def round_settings(self) -> RoundSettings:

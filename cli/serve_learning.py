@@ -33,6 +33,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=RoundSettings.max_staleness,
         help="of buffers: how many rounds ago the work of an update may have been given",
     )
+    add(
+        "--max-training",
+        type=int,
+        help="of buffers: devices that have work at a time; whoever asks gets some if not given",
+    )
     add("--patience", type=int, help="rounds without improvement on the holdout images that end the run")
     add(
         "--plateau-measure",
@@ -72,7 +77,12 @@ def with_learning(settings: RunSettings, args: argparse.Namespace) -> RunSetting
         stopping = StoppingSettings(measure=args.plateau_measure, patience=args.patience)
     return replace(
         settings,
-        rounds=replace(settings.rounds, mode=args.mode, max_staleness=args.max_staleness),
+        rounds=replace(
+            settings.rounds,
+            mode=args.mode,
+            max_staleness=args.max_staleness,
+            max_training=args.max_training,
+        ),
         strategy=strategy_of(args.strategy),
         stopping=stopping,
         gates=GateSettings(args.max_norm_ratio, args.max_update_drop, args.max_candidate_drop),

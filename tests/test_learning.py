@@ -280,6 +280,27 @@ def by_hand(contract: Contract) -> dict[str, np.ndarray]:  # type: ignore[type-a
     return expected
 
 
+def test_so_many_devices_train_at_a_time_also_after_a_restart(
+    tiny_tflite: Path, tmp_path: Path, random_start: Path, contract: Contract
+) -> None:
+    """Three may; of a, b and late two report, and late has work of the buffer before when c and d come."""
+    settings = replace(ASYNC, rounds=replace(ASYNC.rounds, max_training=3))
+    with party(tiny_tflite, tmp_path / "data", settings, random_start) as there:
+        a, b, c, d, late = there.phones("a", "b", "c", "d", "late")
+        slow = late.work()
+        there.round_trip([a, b], bodies(contract, 1))
+        assert there.run.round_.busy == {late.device.id: 1}
+        assert [phone.work().wait_reason for phone in (a, b, c)] == [None, None, "round_full"]
+        before = there.run.round_
+    with party(tiny_tflite, tmp_path / "data", settings) as there:
+        assert replace(there.run.round_, deadline_at=before.deadline_at) == before
+        for phone in (a, b, c, d, late):
+            phone.run = there.run
+        assert c.work().wait_reason == "round_full"
+        late.send(slow, synthetic_update(contract, 30))
+        assert [phone.work().wait_reason for phone in (c, d)] == [None, "round_full"]
+
+
 def test_what_is_too_stale_is_refused(buffered: Party, contract: Contract) -> None:
     a, b, late = buffered.phones("a", "b", "late")
     slow = late.work()

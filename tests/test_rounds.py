@@ -12,6 +12,7 @@ from fedfer.aggregator.rounds import (
     Round,
     Update,
     accept,
+    busy_devices,
     check_upload,
     join,
     open_round,
@@ -181,6 +182,40 @@ def test_everybody_who_asks_a_buffer_gets_work_once_a_version() -> None:
     assert join(round_, "a", now=100)[1] == "already_reported"
 
 
+def limited(max_training: int, busy: dict[str, int]) -> Round:
+    settings = RoundSettings(2, mode="async", max_training=max_training)
+    return select(open_round(5, Base(BASE, 4), settings, now=100, busy=busy), FLEET, now=100)
+
+
+def test_a_buffer_gives_work_to_so_many_devices_at_a_time() -> None:
+    """Three: x has work of round 3, a and b take some; c waits until one of them has reported."""
+    round_ = joined(limited(3, {"x": 3}), "a", "b")
+    assert join(round_, "c", now=100) == (round_, "round_full")
+    done = accept(round_, Place("x", 3, "0" * 64), sent("x", "1" * 64, work_round=3), "0" * 64)
+    assert (done.busy, done.free_places(100)) == ({}, 1)
+    assert join(done, "c", now=100)[1] is None
+    done = accept(round_, round_.place_of("a"), sent("a", work_round=5), BASE)
+    assert join(done, "c", now=100)[1] is None
+
+
+def test_a_busy_device_that_asks_again_has_the_newest_work() -> None:
+    round_ = joined(limited(2, {"x": 3, "y": 4}), "x")
+    assert (set(round_.assigned), dict(round_.busy), round_.free_places(100)) == ({"x"}, {"y": 4}, 0)
+    late = accept(round_, Place("y", 3, "0" * 64), sent("y", "1" * 64, work_round=3), "0" * 64)
+    assert late.busy == {"y": 4}  # it sent older work; of round 4 it has some still
+
+
+def test_a_deadline_frees_what_silent_devices_hold() -> None:
+    renewed = tick(limited(2, {"x": 3, "y": 4}), 10_000, num_active=6)
+    assert (renewed.phase, renewed.busy, renewed.free_places(10_000)) == ("open", {}, 2)
+
+
+def test_who_is_busy_by_places_and_reports() -> None:
+    """a's newest work is answered though an older one is not; b has asked twice; c never reported."""
+    places = [("a", 2), ("a", 3), ("b", 3), ("b", 4), ("c", 2)]
+    assert busy_devices(places, {("a", 3), ("b", 3)}) == {"b": 4, "c": 2}
+
+
 def test_deadline_with_enough_updates_closes() -> None:
     round_ = taken(joined(opened(3, min_clients=1), "x", "y"), sent("x"))
     assert tick(round_, 109.9, num_active=6) is round_
@@ -260,6 +295,7 @@ def test_resume_gives_time_to_come_back() -> None:
         ({"min_devices": 0}, "min-devices is 0"),
         ({"mode": "both"}, "mode is both; expected sync or async"),
         ({"max_staleness": -1}, "max-staleness is -1"),
+        ({"max_training": 0}, "max-training is 0"),
     ],
 )
 def test_settings_that_make_no_round(changed: dict[str, float], message: str) -> None:

@@ -36,14 +36,14 @@ def test_without_options_all_is_as_the_settings_say() -> None:
 def test_every_option_becomes_a_setting() -> None:
     holdout = ("--holdout", "drawn", "--patience", "4", "--plateau-measure", "accuracy")
     gates = ("--max-norm-ratio", "5", "--max-update-drop", "0.2", "--max-candidate-drop", "0.1")
-    buffers = ("--mode", "async", "--max-staleness", "7", "--keep-last", "20")
+    buffers = ("--mode", "async", "--max-staleness", "7", "--max-training", "9", "--keep-last", "20")
     found = learned("--strategy", "fedadam,beta1=0.5", *holdout, *gates, *buffers)
     assert found.strategy["name"] == "fedadam"
     assert found.strategy["beta1"] == 0.5
     assert found.stopping == StoppingSettings(measure="accuracy", patience=4)
     assert found.gates == GateSettings(5.0, 0.2, 0.1)
     assert found.retention == RetentionSettings(keep_last=20)
-    assert found.rounds == RoundSettings(mode="async", max_staleness=7)
+    assert found.rounds == RoundSettings(mode="async", max_staleness=7, max_training=9)
     pace = arguments("--least-pause-sec", "2", "--most-pause-sec", "60", "--asks-per-sec", "5")
     assert config_of(pace).pace == Pace(least_sec=2.0, most_sec=60.0, asks_per_sec=5.0)
 
