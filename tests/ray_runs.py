@@ -69,7 +69,7 @@ def listening() -> list[str]:
     ray = connect("local", 1, STORE_BYTES)
     sockets = {f"socket:[{inode}]": address for address, inode in _listening_sockets()}
     found = []
-    for pid in _descendants(os.getpid()):
+    for pid in descendants(os.getpid()):
         for descriptor in Path(f"/proc/{pid}/fd").iterdir():
             try:
                 found.append(sockets.get(str(descriptor.readlink()), ""))
@@ -108,7 +108,7 @@ def with_a_death(model: Path, directory: Path, local_epochs: int) -> list[str]:
     with closing(RayPool(settings(directory), "local", 2)) as pool:
         tickets = [pool.submit(task, 0.0) for task in tasks(model, directory, "death", local_epochs)]
         tickets[0].result()
-        actors = [pid for pid in _descendants(os.getpid()) if _name(pid).startswith("ray::RemoteBench")]
+        actors = [pid for pid in descendants(os.getpid()) if name_of(pid).startswith("ray::RemoteBench")]
         assert len(actors) == 2
         os.kill(actors[0], signal.SIGKILL)
         return [ticket.result().sha256 for ticket in tickets]
@@ -140,7 +140,7 @@ def _two_machines() -> Iterator[tuple[Any, Any]]:
         cluster.shutdown()
 
 
-def _descendants(pid: int) -> list[int]:
+def descendants(pid: int) -> list[int]:
     """Process ids below this one (Linux)."""
     try:
         children = [
@@ -150,10 +150,10 @@ def _descendants(pid: int) -> list[int]:
         ]
     except FileNotFoundError:
         return []
-    return [*children, *(below for child in children for below in _descendants(child))]
+    return [*children, *(below for child in children for below in descendants(child))]
 
 
-def _name(pid: int) -> str:
+def name_of(pid: int) -> str:
     try:
         return Path(f"/proc/{pid}/cmdline").read_text()
     except FileNotFoundError:

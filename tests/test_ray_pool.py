@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -10,13 +11,16 @@ import pytest
 from ray_runs import (
     NUM_TASKS,
     by_one_bench,
+    descendants,
     listening,
+    name_of,
     on_ray,
     prepare,
     with_a_death,
     with_a_lost_machine,
     with_bad_tasks,
 )
+from server_helpers import wait_for
 from test_simulate import SCENARIO
 
 from fedfer.export.isolation import call_isolated
@@ -89,6 +93,38 @@ def test_a_simulation_on_ray_is_the_same_bit_for_bit(tiny_tflite: Path, tmp_path
     assert on_ray["final"] == in_pool["final"]
     assert on_ray["devices"] == in_pool["devices"]
     assert [done["updates"] for done in on_ray["rounds"]] == [done["updates"] for done in in_pool["rounds"]]
+
+
+def test_a_simulation_that_is_stopped_takes_its_cluster_along(tiny_tflite: Path, tmp_path: Path) -> None:
+    (tmp_path / "model.tflite").write_bytes(tiny_tflite.read_bytes())
+    (tmp_path / "tiny.toml").write_text(SCENARIO)
+    command = [
+        sys.executable,
+        "-m",
+        "fedfer.cli.main",
+        "simulate",
+        str(tmp_path / "tiny.toml"),
+        "--rounds=1000",
+    ]
+    process = subprocess.Popen(
+        [*command, f"--output={tmp_path / 'out'}", "--ray=local", "--processes=1"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    with process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        try:
+            next(line for line in process.stdout if line.startswith("round 2"))
+            started = descendants(process.pid)
+            assert any(name_of(pid).startswith("ray::RemoteBench") for pid in started)
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(60) == 143
+        finally:
+            process.kill()
+        assert process.stderr.read() == ""
+    wait_for(lambda: not any(name_of(pid) for pid in started))
 
 
 def test_a_cluster_that_is_not_there_is_said_in_one_line(tiny_tflite: Path, tmp_path: Path) -> None:

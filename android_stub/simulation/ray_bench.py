@@ -26,8 +26,8 @@ def versions() -> dict[str, str]:
 
 
 class RemoteBench:
-    """An actor's body. The model and the weights lie in files only until the engine has read them, so that a
-    machine whose processes are killed keeps nothing."""
+    """An actor's body. Model, weights and update lie in files of a temporary directory while a task runs, no
+    longer; an actor that is killed in a task leaves that directory behind."""
 
     def __init__(
         self, settings: BenchSettings, images: NDArray[np.uint8], labels: NDArray[np.uint8], fetch: Fetch

@@ -7,6 +7,7 @@ Ray is an extra (`pip install 'fedfer[ray]'`) and imported when it is used.
 
 import os
 import queue
+import signal
 import socket
 import threading
 from collections import OrderedDict
@@ -169,6 +170,7 @@ def connect(address: str, num_actors: int | None, object_store_bytes: int) -> An
     except ModuleNotFoundError:
         raise UsageError("--ray needs Ray; install it: pip install 'fedfer[ray]'") from None
     _check_reachable(address)
+    on_terminate = signal.getsignal(signal.SIGTERM)
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
     try:
         if address == LOCAL:
@@ -182,6 +184,8 @@ def connect(address: str, num_actors: int | None, object_store_bytes: int) -> An
             ray.init(address=address, **quiet)
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise _unreachable(address, error) from None
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, on_terminate)  # Ray's own handler ends the program its way
     return ray
 
 
