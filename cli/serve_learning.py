@@ -46,9 +46,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="what has to improve for that",
     )
     gates = (
-        ("--max-norm-ratio", "an update is turned away that is so many times as long as the round's median"),
-        ("--max-update-drop", "an update is turned away that alone lowers holdout accuracy by more (0 to 1)"),
-        ("--max-candidate-drop", "a version is not taken that lowers holdout accuracy by more (0 to 1)"),
+        ("--max-norm-ratio", "an update is turned away whose norm is so many times the round's median"),
+        (
+            "--max-update-drop",
+            "an update is turned away that alone lowers holdout accuracy by a larger share",
+        ),
+        ("--max-candidate-drop", "a version is not taken that lowers holdout accuracy by a larger share"),
     )
     for option, words in gates:
         add(option, type=float, help=words + "; no such gate if not given")

@@ -53,6 +53,7 @@ UNITS |= {
     "size",
     "step",
     "updates",
+    "versions",
 }
 
 
