@@ -22,7 +22,7 @@ from typing import Any
 from aggregation import measure_fedfer, tables
 from processes import descendants, memory_mb
 
-from fedfer.android_stub.simulation.scenario import Scenario, load_scenario
+from fedfer.android_stub.simulation.scenario import load_scenario
 from fedfer.android_stub.trainer import Seeds, TrainingPlan, train_locally
 from fedfer.cli.children import Children
 from fedfer.cli.simulated_runs import partition_of, source_of
@@ -116,8 +116,9 @@ def _memory_mb(pid: int) -> float:
         return 0.0  # it has just ended
 
 
-def bare_rounds(scenario: Scenario, model: Path, weights: Path, runtime: str, rate: float) -> list[float]:
-    """Seconds that the interpreter takes for each round's tasks, one after another."""
+def bare_rounds(file: Path, model: Path, weights: Path, runtime: str, rate: float) -> list[float]:
+    """Seconds that the interpreter takes for each round's tasks of a scenario, one after another."""
+    scenario = load_scenario(str(file))
     loaded, images = Model(model, runtime=runtime), load_images(**source_of(scenario.data, "", Path()))
     start, wanted = load_checkpoint(weights, loaded.contract), scenario.run["rounds"]
     plan = TrainingPlan(wanted["local_epochs"], wanted["batch_size"], rate)
@@ -136,7 +137,9 @@ def measure_overhead(model: Path, runtime: str, scratch: Path) -> Overhead:
     record, _ = simulate(scenario, "--processes=1", f"--runtime={runtime}")
     final, contract = scenario.with_suffix("") / "final.safetensors", read_contract(model)
     rate = contract.training.learning_rate
-    bare = call_isolated(bare_rounds, load_scenario(str(scenario)), model, final, runtime, rate)
+    from harness import bare_rounds as importable  # not by __main__, which the other process does not have
+
+    bare = call_isolated(importable, scenario, model, final, runtime, rate)
     transfers = measure_fedfer(model, contract, NUM_CLIENTS, NUM_ROUNDS, scratch)
     # The first round loads the model in either.
     round_sec = statistics.median(done["wall_sec"] for done in record["rounds"][2:])
