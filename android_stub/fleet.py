@@ -70,14 +70,20 @@ def _holding_devices(settings: WorkerSettings, on_event: Callable[[Event], None]
 
 @contextmanager
 def ending_on_signals() -> Iterator[None]:
-    """Turns SIGTERM and SIGHUP into SystemExit(128 + number): a fleet stops its processes on its way out."""
+    """Turns SIGTERM and SIGHUP into SystemExit(128 + number): a fleet stops its processes on its way out.
+
+    One that was ignored, as nohup has it, stays so.
+    """
 
     def end(number: int, frame: object) -> None:
         signal.signal(number, signal.SIG_IGN)  # a second one does not break off the tidying up
         raise SystemExit(128 + number)
 
-    before = {number: signal.signal(number, end) for number in (signal.SIGTERM, signal.SIGHUP)}
+    former = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    before = {number: handler for number, handler in former.items() if handler is not signal.SIG_IGN}
     try:
+        for number in before:
+            signal.signal(number, end)
         yield
     finally:
         for number, handler in before.items():

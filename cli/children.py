@@ -12,13 +12,14 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from types import FrameType, TracebackType
-from typing import Any, NoReturn
+from types import TracebackType
 
+from fedfer.cli.interrupts import Interrupts
 from fedfer.cli.key_files import ADMIN_VARIABLE, ENROL_VARIABLE
 from fedfer.model.errors import FedferError
 
 STOP_SEC = 10.0
+POLL_SEC = 0.05
 COMMANDS = "fedfer.cli.main"
 KEY_VARIABLES = (ENROL_VARIABLE, ADMIN_VARIABLE)
 LOG_TAIL_LINES = 12
@@ -35,8 +36,11 @@ class Child:
     """One `fedfer` command, or another module that can be run, in the background, with stdout and stderr in
     its log."""
 
-    def __init__(self, arguments: Sequence[str], log: Path, module: str = COMMANDS) -> None:
+    def __init__(
+        self, arguments: Sequence[str], log: Path, interrupts: Interrupts, module: str = COMMANDS
+    ) -> None:
         self.name, self.log = arguments[0] if module == COMMANDS else module.rpartition(".")[2], log
+        self._interrupts = interrupts
         with log.open("wb") as output:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", module, *arguments],
@@ -53,7 +57,8 @@ class Child:
 
     def is_running(self) -> bool:
         """Raises FedferError, with the end of the log, for a child that failed."""
-        code = self._process.poll()
+        with self._interrupts.held():
+            code = self._process.poll()
         if code:
             ended = f"exit code {code}" if code > 0 else f"signal {signal.Signals(-code).name}"
             raise self.failure(f"failed with {ended}")
@@ -61,11 +66,11 @@ class Child:
 
     def wait(self, timeout_sec: float) -> None:
         """Until it has ended. Raises FedferError as `is_running`, and when it takes too long."""
-        try:
-            self._process.wait(timeout_sec)
-        except subprocess.TimeoutExpired:
-            raise self.failure(f"still runs after {timeout_sec:g} s") from None
-        self.is_running()
+        give_up_at = time.monotonic() + timeout_sec
+        while self.is_running():
+            if time.monotonic() > give_up_at:
+                raise self.failure(f"still runs after {timeout_sec:g} s")
+            time.sleep(POLL_SEC)
 
     def failure(self, what: str) -> FedferError:
         """An error that says what went wrong with this child and how its log ends."""
@@ -77,16 +82,22 @@ class Child:
         """SIGTERM; SIGKILL to what is left of it after STOP_SEC."""
         if self._process.returncode is not None:
             return
-        self._signal_group(signal.SIGTERM)
-        with suppress(subprocess.TimeoutExpired):
-            self._process.wait(STOP_SEC)
-        self._signal_group(signal.SIGKILL)
-        self._process.wait()
+        with self._interrupts.held():
+            self._signal_group(signal.SIGTERM)
+            self._wait_for_end()
+            self._signal_group(signal.SIGKILL)
+            self._wait_for_end()
 
     def kill(self) -> None:
         """SIGKILL, as a crash is, to it and what it has started."""
-        self._signal_group(signal.SIGKILL)
-        self._process.wait()
+        with self._interrupts.held():
+            self._signal_group(signal.SIGKILL)
+            self._wait_for_end()
+
+    def _wait_for_end(self) -> None:
+        """Not for ever: nothing ends a process that hangs in the kernel."""
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(STOP_SEC)
 
     def _signal_group(self, number: signal.Signals) -> None:
         with suppress(ProcessLookupError):
@@ -102,19 +113,20 @@ class Children:
     def __init__(self, log_dir: Path) -> None:
         self._log_dir = log_dir
         self._children: list[Child] = []
-        self._handlers: dict[signal.Signals, Any] = {}
+        self._interrupts = Interrupts(Children.__exit__)
 
     def start(self, *arguments: str) -> Child:
         """`fedfer` with these arguments; its log is named after the command."""
-        return self._keep(Child(arguments, self._log_dir / f"{arguments[0]}.log"))
+        return self._start(arguments, arguments[0], COMMANDS)
 
     def start_module(self, module: str, *arguments: str) -> Child:
         """A module that can be run, with these arguments; its log is named after it."""
-        log = self._log_dir / f"{module.rpartition('.')[2]}.log"
-        return self._keep(Child(arguments, log, module))
+        return self._start(arguments, module.rpartition(".")[2], module)
 
-    def _keep(self, child: Child) -> Child:
-        self._children.append(child)
+    def _start(self, arguments: Sequence[str], name: str, module: str) -> Child:
+        with self._interrupts.held():  # from its first moment on it is one that will be stopped
+            child = Child(arguments, self._log_dir / f"{name}.log", self._interrupts, module)
+            self._children.append(child)
         return child
 
     def check(self) -> None:
@@ -123,24 +135,18 @@ class Children:
             child.is_running()
 
     def __enter__(self) -> "Children":
-        for number in (signal.SIGTERM, signal.SIGHUP):
-            self._handlers[number] = signal.signal(number, _end)
-        self._handlers[signal.SIGINT] = signal.getsignal(signal.SIGINT)
+        self._interrupts.begin()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for number in self._handlers:
-            signal.signal(number, signal.SIG_IGN)
+        self._interrupts.hold()
         for child in reversed(self._children):
             child.stop()
-        for number, handler in self._handlers.items():
-            signal.signal(number, handler)
-
-
-def _end(number: int, frame: FrameType | None) -> NoReturn:
-    raise SystemExit(128 + number)
+        late = self._interrupts.end()
+        if late and error is None:  # else the block ends early anyway
+            signal.raise_signal(late[0])
 
 
 def wait_for_line(child: Child, start: str, timeout_sec: float) -> str:
@@ -153,7 +159,7 @@ def wait_for_line(child: Child, start: str, timeout_sec: float) -> str:
                 return line.rstrip()
         if not running:
             break
-        time.sleep(0.1)
+        time.sleep(POLL_SEC)
     raise child.failure(f"did not say `{start}` within {timeout_sec:g} s")
 
 

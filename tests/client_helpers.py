@@ -23,7 +23,7 @@ class PausedClient:
 
 
 def paused_client(
-    url: str, directory: Path, *, give_up_sec: float = 60.0, read_timeout_sec: float = 5.0
+    url: str, directory: Path, *, give_up_sec: float = 60.0, read_timeout_sec: float = 60.0
 ) -> PausedClient:
     http = open_http(url, read_timeout_sec=read_timeout_sec)
     pauses: list[float] = []

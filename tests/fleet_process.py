@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from waiting import PATIENCE_SEC
+
 
 class Fleet:
     """A running `fedfer devices` with three phones of five images; its output is in files."""
@@ -38,16 +40,11 @@ class Fleet:
 
     def final_weights(self) -> str:
         """Waits for the end, which has to be a good one."""
-        assert self.process.wait(90) == 0, self.out + self.err
+        assert self.process.wait(PATIENCE_SEC) == 0, self.out + self.err
         assert self.err == ""
         found = re.search(r"^final weights ([0-9a-f]{64})$", self.out, re.MULTILINE)
         assert found is not None, self.out
         return found[1]
-
-    def children(self) -> list[int]:
-        """Process ids of what it started (Linux)."""
-        pid = self.process.pid
-        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 @contextmanager

@@ -4,8 +4,6 @@ import ctypes
 import os
 import subprocess
 import sys
-import time
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -72,10 +70,3 @@ def return_what_cannot_travel() -> Any:
 def nested(a: int) -> int:
     """Calls from a call: a process below a process."""
     return call_isolated(add, a, b=1)
-
-
-def stay(marker: Path) -> None:
-    """Says its process id in `marker` and works on for a long time."""
-    marker.with_suffix(".part").write_text(str(os.getpid()))
-    marker.with_suffix(".part").rename(marker)
-    time.sleep(600)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from server_helpers import wait_for
+from waiting import wait_for
 
 from fedfer.aggregator.config import RoundSettings, RunConfig, RunSettings, ServerConfig
 from fedfer.aggregator.device_store import Device

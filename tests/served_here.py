@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 import uvicorn
 from fastapi import FastAPI
-from server_helpers import wait_for
+from waiting import wait_for
 
 from fedfer.aggregator.connections import PatientH11
 from fedfer.cli.serve import listen

@@ -4,8 +4,7 @@ import hashlib
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,11 +13,11 @@ from typing import Any
 import httpx
 import numpy as np
 from postgres import database_url
+from waiting import PATIENCE_SEC, wait_for
 
 from fedfer.export.checkpoint import Weights, checkpoint_bytes
 from fedfer.export.contract import Contract
 
-START_SEC = 60.0
 SERVE = [sys.executable, "-m", "fedfer.cli.main", "serve"]
 UPDATE = "/v1/runs/default/rounds/1/update"  # the path of uploads in round 1
 OCTETS = {"Content-Type": "application/octet-stream"}
@@ -41,7 +40,7 @@ class Server:
         return int(self.url.rpartition(":")[2])
 
     def client(self) -> httpx.Client:
-        return httpx.Client(base_url=self.url, timeout=30)
+        return httpx.Client(base_url=self.url, timeout=PATIENCE_SEC)
 
     def kill(self) -> None:
         """As kill -9 does."""
@@ -51,7 +50,7 @@ class Server:
     def stop(self) -> int:
         """Asks it to stop; returns the exit code."""
         self.process.terminate()
-        return self.process.wait(timeout=20)
+        return self.process.wait(timeout=PATIENCE_SEC)
 
 
 def start(model: Path, data_dir: Path, *options: str, port: int = 0) -> Server:
@@ -166,14 +165,6 @@ def plain_mean(contract: Contract, updates: list[tuple[int, int]]) -> bytes:
             acc += synthetic_weights(contract, seed)[weight.name].astype(np.float64) * n
         mean[weight.name] = (acc / total).astype(np.float32)
     return checkpoint_bytes(mean, contract)
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    """Returns once it holds."""
-    deadline = time.monotonic() + START_SEC
-    while not condition():
-        assert time.monotonic() < deadline, f"did not happen within {START_SEC} s"
-        time.sleep(0.02)
 
 
 def free_port() -> int:

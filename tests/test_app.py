@@ -19,9 +19,9 @@ from server_helpers import (
     plain_mean,
     serving,
     synthetic_update,
-    wait_for,
     wait_for_round,
 )
+from waiting import wait_for
 
 from fedfer.export.contract import Contract, read_contract
 

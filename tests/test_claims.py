@@ -6,6 +6,7 @@ from pathlib import Path
 from threading import Event
 
 import pytest
+from waiting import PATIENCE_SEC
 
 from fedfer.aggregator.claims import Claims
 
@@ -58,7 +59,7 @@ def test_nothing_is_claimed_while_it_is_decided() -> None:
         return False
 
     def write() -> None:
-        assert deciding.wait(10)
+        assert deciding.wait(PATIENCE_SEC)
         with claims.held() as claim:
             claim(PLACE)
             order.append("claimed")

@@ -11,7 +11,7 @@ from fastapi import FastAPI
 from hypothesis import given
 from hypothesis import strategies as st
 from served_here import serving_here
-from server_helpers import wait_for
+from waiting import PATIENCE_SEC, wait_for
 
 from fedfer.aggregator.connections import ConnectionCounter, counted
 
@@ -54,10 +54,10 @@ def serving(counter: ConnectionCounter) -> AbstractContextManager[tuple[str, int
 
 def test_connections_beyond_the_limit_are_closed_at_once() -> None:
     with serving(ConnectionCounter(2, 100, lambda _: False)) as address:
-        allowed = [socket.create_connection(address, timeout=30) for _ in range(2)]
+        allowed = [socket.create_connection(address, timeout=PATIENCE_SEC) for _ in range(2)]
         for connection in allowed:
             assert answer(connection).startswith(b"HTTP/1.1 404")
-        with closing(socket.create_connection(address, timeout=30)) as extra:
+        with closing(socket.create_connection(address, timeout=PATIENCE_SEC)) as extra:
             assert answer(extra) == b""
         allowed[0].close()
         wait_for(lambda: can_connect(address))
@@ -65,7 +65,7 @@ def test_connections_beyond_the_limit_are_closed_at_once() -> None:
 
 
 def can_connect(address: tuple[str, int]) -> bool:
-    with closing(socket.create_connection(address, timeout=30)) as connection:
+    with closing(socket.create_connection(address, timeout=PATIENCE_SEC)) as connection:
         return answer(connection).startswith(b"HTTP/1.1 404")
 
 

@@ -6,11 +6,11 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+from waiting import PATIENCE_SEC, children_of, is_running, wait_for
 
 from fedfer.cli.children import Children, wait_for_line
 from fedfer.cli.demo import federate, finish, load_held_out
@@ -171,19 +171,11 @@ def test_output_refuses_a_directory_of_other_origin(tmp_path: Path) -> None:
         DemoOutput(tmp_path / "file").prepare()
 
 
-def is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True
-
-
 def test_a_failed_child_is_told_with_the_end_of_its_log(tmp_path: Path) -> None:
     with Children(tmp_path) as children:
         child = children.start("evaluate", str(tmp_path / "absent.tflite"), "--data=drawn", "--take=1")
         with pytest.raises(FedferError) as caught:
-            child.wait(60)
+            child.wait(PATIENCE_SEC)
         with pytest.raises(FedferError, match="exit code 1"):
             children.check()
     assert "`fedfer evaluate` failed with exit code 1" in str(caught.value)
@@ -198,12 +190,12 @@ def test_children_are_stopped_however_the_block_ends(tmp_path: Path, tiny_tflite
     children = Children(tmp_path)
     with pytest.raises(KeyboardInterrupt), children:  # noqa: PT012 - what is raised at its end is the point
         server = children.start("serve", str(tiny_tflite), f"--data-dir={tmp_path / 'data'}", "--port=0")
-        wait_for_line(server, "serving ", 60)
-        assert is_alive(server.pid)
+        wait_for_line(server, "serving ", PATIENCE_SEC)
+        assert is_running(server.pid)
         with pytest.raises(FedferError, match=r"did not say `ready` within 0\.2 s"):
             wait_for_line(server, "ready", 0.2)
         raise KeyboardInterrupt
-    assert not is_alive(server.pid)
+    assert not is_running(server.pid)
 
 
 @pytest.fixture(scope="module")
@@ -244,15 +236,18 @@ def test_a_whole_training_leaves_its_results(trained: DemoOutput) -> None:
 def test_ctrl_c_stops_everything(tmp_path: Path) -> None:
     """The real command, interrupted while its export runs: exit code 130, one line, no process left."""
     command = [sys.executable, "-m", "fedfer.cli.main", "demo", "--output", str(tmp_path / "out")]
-    demo = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    log = tmp_path / "out" / "logs" / "export.log"
-    give_up_at = time.monotonic() + 30
-    while not log.exists() and time.monotonic() < give_up_at:
-        time.sleep(0.1)
-    children = Path(f"/proc/{demo.pid}/task/{demo.pid}/children").read_text().split()
-    assert len(children) == 1
-    demo.send_signal(signal.SIGINT)
-    _, errors = demo.communicate(timeout=30)
-    assert demo.returncode == 130
-    assert errors.strip() == "fedfer demo: interrupted"
-    assert not is_alive(int(children[0]))
+    started: list[int] = []
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as demo:
+        try:
+            wait_for(lambda: children_of(demo.pid) != [], "the export")
+            started += children_of(demo.pid)
+            demo.send_signal(signal.SIGINT)
+            _, errors = demo.communicate(timeout=PATIENCE_SEC)
+        finally:
+            demo.kill()
+            left = [pid for pid in started if is_running(pid)]
+            for pid in left:
+                os.kill(pid, signal.SIGKILL)
+    assert len(started) == 1
+    assert (demo.returncode, errors.strip()) == (130, "fedfer demo: interrupted")
+    assert left == []

@@ -19,7 +19,8 @@ import pytest
 import trustme
 import yaml
 from packaging.requirements import Requirement
-from server_helpers import Phone, free_port, serving, synthetic_update, wait_for, wait_for_round
+from server_helpers import Phone, free_port, serving, synthetic_update, wait_for_round
+from waiting import wait_for
 
 from fedfer.aggregator.bucket import parse_url
 from fedfer.aggregator.metrics import Metrics, RunSample, StateCollector, StateSample

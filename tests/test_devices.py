@@ -13,20 +13,14 @@ import numpy as np
 import pytest
 from fleet_process import fleet
 from mnist_files import write_mnist
-from server_helpers import Server, serving, start, wait_for
+from server_helpers import Server, serving, start
+from waiting import PATIENCE_SEC, children_of, is_running, wait_for
 
 from fedfer.cli.devices import add_arguments, load_holdings
 from fedfer.model.errors import UsageError
 from fedfer.model.sources import load_images
 
 ROUNDS = ("--clients", "3", "--rounds", "3", "--local-epochs", "2", "--batch-size", "2")
-
-
-def is_running(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
 
 
 @pytest.fixture(scope="module")
@@ -104,13 +98,13 @@ def test_a_fleet_that_is_stopped_leaves_nothing_running(
         fleet(server.url, tmp_path / "fleet") as phones,
     ):
         wait_for(lambda: phones.out.count("round 1: loss") == 3)
-        children = phones.children()
+        children = children_of(phones.process.pid)
         assert len(children) >= 2
         if signal_number is signal.SIGINT:  # a terminal sends Ctrl-C to every process of the command
             os.killpg(phones.process.pid, signal_number)
         else:
             phones.process.send_signal(signal_number)
-        assert phones.process.wait(20) == exit_code
+        assert phones.process.wait(PATIENCE_SEC) == exit_code
         wait_for(lambda: not any(is_running(pid) for pid in children))
         if signal_number is not signal.SIGKILL:
             assert list((phones.directory / "tmp").iterdir()) == []
@@ -119,7 +113,7 @@ def test_a_fleet_that_is_stopped_leaves_nothing_running(
 
 def test_a_server_that_never_answers_is_said_in_one_line(tmp_path: Path) -> None:
     with fleet("http://127.0.0.1:9", tmp_path / "fleet", "--give-up-sec", "1") as phones:
-        assert phones.process.wait(30) == 1
+        assert phones.process.wait(PATIENCE_SEC) == 1
         assert re.fullmatch(
             r"fedfer devices: phone-\d: gave up on POST /v1/devices at http://127\.0\.0\.1:9 after 1 s "
             r"and \d attempts \(last: ConnectError: .*refused\); expected .*\n",

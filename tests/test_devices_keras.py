@@ -8,6 +8,7 @@ import pytest
 from exported import save_tiny_keras
 from fleet_process import fleet
 from server_helpers import serving
+from waiting import PATIENCE_SEC
 
 from fedfer.export.check import vector_difference
 from fedfer.export.checkpoint import Weights, load_checkpoint
@@ -77,6 +78,6 @@ def test_another_keras_model_is_said_in_one_line(tiny_tflite: Path, tmp_path: Pa
         serving(tiny_tflite, tmp_path / "data", *ROUNDS) as server,
         fleet(server.url, tmp_path / "fleet", "--engine", "keras", "--keras-model", str(other)) as phones,
     ):
-        assert phones.process.wait(90) == 1
+        assert phones.process.wait(PATIENCE_SEC) == 1
         assert "does not train as the served model does" in phones.err
         assert phones.err.count("\n") == 1

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import httpx
 import pytest
-from server_helpers import serving, wait_for
+from server_helpers import serving
+from waiting import PATIENCE_SEC, children_of, wait_for
 
 from fedfer.android_stub.cache import Cache
 from fedfer.android_stub.device_files import DeviceFiles, devices_directory, held, sharing
@@ -56,7 +57,7 @@ def steps_kept(cache: Path) -> int:
 
 
 def final_weights(phones: subprocess.Popen[bytes], directory: Path) -> str:
-    assert phones.wait(120) == 0, (directory / "out").read_text()
+    assert phones.wait(PATIENCE_SEC) == 0, (directory / "out").read_text()
     found = re.search(r"^final weights (\w{64})$", (directory / "out").read_text(), re.MULTILINE)
     assert found is not None
     return found[1]
@@ -83,12 +84,12 @@ def test_killed_phones_go_on_from_their_last_steps(
         for attempt, least in enumerate((20, 120)):  # the second time from where the first was gone on with
             phones = devices(server.url, tmp_path / f"killed-{attempt}", runtime, cache)
             wait_for(lambda least=least: steps_kept(cache) >= least)  # type: ignore[misc]
-            children = Path(f"/proc/{phones.pid}/task/{phones.pid}/children").read_text().split()
+            children = children_of(phones.pid)
             (worker,) = (
                 pid for pid in children if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()
             )
-            os.kill(int(worker) if victim != "command" else phones.pid, signal.SIGKILL)
-            assert phones.wait(30) == (1 if victim != "command" else -9)
+            os.kill(worker if victim != "command" else phones.pid, signal.SIGKILL)
+            assert phones.wait(PATIENCE_SEC) == (1 if victim != "command" else -9)
             assert steps_kept(cache) < NUM_STEPS
         last = devices(server.url, tmp_path / "last", runtime, cache)
         assert final_weights(last, tmp_path / "last") == undisturbed[runtime]

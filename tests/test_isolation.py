@@ -2,12 +2,8 @@
 
 import os
 import signal
-import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable
-from pathlib import Path
 
 import isolated_functions as functions
 import numpy as np
@@ -15,9 +11,6 @@ import pytest
 
 from fedfer.export.isolation import call_isolated
 from fedfer.model.errors import CheckpointError, InterpreterError, RefusedError
-
-TESTS = Path(__file__).parent
-MOST_SEC = 30.0
 
 
 def test_arguments_and_result_travel() -> None:
@@ -81,40 +74,3 @@ def test_calls_within_calls_and_beside_each_other() -> None:
     for thread in threads:
         thread.join()
     assert results == {number: 2 * number for number in range(4)}
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + MOST_SEC
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-
-
-def is_running(process_id: int) -> bool:
-    """Whether it runs; a zombie, which waits for its parent only, does not."""
-    try:
-        status = Path(f"/proc/{process_id}/stat").read_text()
-    except FileNotFoundError:
-        return False
-    return status.rpartition(")")[2].split()[0] != "Z"
-
-
-@pytest.mark.parametrize("kill", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
-def test_the_process_ends_with_its_caller(tmp_path: Path, kill: signal.Signals) -> None:
-    marker = tmp_path / "started"
-    code = (
-        "import sys, isolated_functions as f; from pathlib import Path\n"
-        "from fedfer.export.isolation import call_isolated\n"
-        "call_isolated(f.stay, Path(sys.argv[1]))\n"
-    )
-    caller = subprocess.Popen(
-        [sys.executable, "-c", code, str(marker)],
-        env={**os.environ, "PYTHONPATH": str(TESTS)},
-        stderr=subprocess.DEVNULL,
-    )
-    wait_for(marker.exists)
-    process_id = int(marker.read_text())
-    assert is_running(process_id)
-    caller.send_signal(kill)
-    caller.wait(MOST_SEC)
-    wait_for(lambda: not is_running(process_id))

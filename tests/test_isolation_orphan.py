@@ -4,33 +4,15 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from waiting import is_running, wait_for
 
 CALL = (
     "import isolation_helpers as h, fedfer.export.isolation as i; i.call_isolated(h.pid_then_sleep, started)"
 )
-PATIENCE_SEC = 30.0
-
-
-def wait_for(condition: Callable[[], bool], what: str) -> None:
-    give_up_at = time.monotonic() + PATIENCE_SEC
-    while not condition():
-        assert time.monotonic() < give_up_at, f"{what} did not happen within {PATIENCE_SEC} s"
-        time.sleep(0.02)
-
-
-def is_running(pid: int) -> bool:
-    """Not so for one that has ended and that nobody has waited for."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
-    except OSError:
-        return False
-    return stat.rpartition(")")[2].split()[0] != "Z"
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from server_helpers import Phone, plain_mean, serving, start, synthetic_update, wait_for_round
+from waiting import PATIENCE_SEC
 
 from fedfer.aggregator.faults import POINTS, VARIABLE
 from fedfer.export.checkpoint import digest_of
@@ -51,7 +52,7 @@ def test_a_phone_whose_server_dies_before_the_receipt_sends_again(
         work = phone.work()
         with pytest.raises(Exception, match=r"disconnected|reset|closed|refused"):
             phone.upload(work, body)
-        assert server.process.wait(20) == -9
+        assert server.process.wait(PATIENCE_SEC) == -9
     monkeypatch.delenv(VARIABLE)
     again = start(tiny_tflite, tmp_path / "data", *options)
     try:

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from run_helpers import Party, one_class, party, rounds_of
-from server_helpers import plain_mean, synthetic_update, synthetic_weights, wait_for
+from server_helpers import plain_mean, synthetic_update, synthetic_weights
+from waiting import wait_for
 
 from fedfer.aggregator.config import HoldoutSource, RunSettings
 from fedfer.aggregator.gates import GateSettings

@@ -11,7 +11,8 @@ from typing import ClassVar
 import httpx
 import pytest
 from served_here import serving_here
-from server_helpers import UPDATE, Phone, synthetic_update, wait_for
+from server_helpers import UPDATE, Phone, synthetic_update
+from waiting import PATIENCE_SEC, wait_for
 
 from fedfer.aggregator.app import create_app
 from fedfer.aggregator.config import RunConfig, ServerConfig
@@ -40,14 +41,14 @@ def running(config: ServerConfig) -> AbstractContextManager[tuple[str, int]]:
 def address(tiny_tflite: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, int]]:
     data_dir = tmp_path_factory.mktemp("limits") / "data"
     with running(
-        ServerConfig(data_dir, (RunConfig(tiny_tflite),), max_devices=1, body_idle_sec=0.2)
+        ServerConfig(data_dir, (RunConfig(tiny_tflite),), max_devices=1, body_idle_sec=1.0)
     ) as address:
         yield address
 
 
 @pytest.fixture(scope="module")
 def phone(address: tuple[str, int]) -> Iterator[Phone]:
-    with httpx.Client(base_url=f"http://{address[0]}:{address[1]}", timeout=30) as client:
+    with httpx.Client(base_url=f"http://{address[0]}:{address[1]}", timeout=PATIENCE_SEC) as client:
         yield Phone(client, "only").enrol()
 
 
@@ -66,7 +67,7 @@ def test_devices_are_counted(phone: Phone) -> None:
 )
 def test_a_request_that_does_not_come(address: tuple[str, int], whole: str, begun: str) -> None:
     """The connection ends: nothing came, not the whole head, or not the whole head of a second request."""
-    with socket.create_connection(address, timeout=60) as connection:
+    with socket.create_connection(address, timeout=PATIENCE_SEC) as connection:
         connection.sendall(whole.encode())
         answer = b""
         while whole and not answer.endswith(b"}"):
@@ -105,13 +106,13 @@ def test_upload_that_trickles(tiny_tflite: Path, tmp_path: Path) -> None:
     limits = Limits(min_upload_bytes_per_sec=1e8)
     config = ServerConfig(tmp_path / "data", (RunConfig(tiny_tflite),), limits=limits, body_idle_sec=1.0)
     with running(config) as address:
-        with httpx.Client(base_url=f"http://{address[0]}:{address[1]}", timeout=30) as client:
+        with httpx.Client(base_url=f"http://{address[0]}:{address[1]}", timeout=PATIENCE_SEC) as client:
             phone = Phone(client, "slow").enrol()
         head = (
             f"PATCH /v1/uploads/{'0' * 64} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {phone.token}\r\n"
             "Content-Type: application/octet-stream\r\nUpload-Offset: 0\r\nContent-Length: 1000\r\n\r\n"
         )
-        with socket.create_connection(address, timeout=60) as connection:
+        with socket.create_connection(address, timeout=PATIENCE_SEC) as connection:
             connection.sendall(head.encode())
             trickle = threading.Thread(target=send_slowly, args=(connection, 900))
             trickle.start()
@@ -136,7 +137,7 @@ def test_upload_that_stops_coming(phone: Phone, address: tuple[str, int], tiny_t
         f"PUT {UPDATE}?{query} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {phone.token}\r\n"
         f"Content-Type: application/octet-stream\r\nContent-Length: {len(body)}\r\n\r\n"
     )
-    with socket.create_connection(address, timeout=60) as connection:
+    with socket.create_connection(address, timeout=PATIENCE_SEC) as connection:
         connection.sendall(head.encode() + body[:100])
         answer = received(connection)
     assert answer.startswith(b"HTTP/1.1 408")

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
-from server_helpers import OCTETS, Phone, serving, synthetic_update, wait_for, wait_for_round
+from server_helpers import OCTETS, Phone, serving, synthetic_update, wait_for_round
+from waiting import wait_for
 
 from fedfer.aggregator.metrics import (
     MAX_LABEL_VALUES,

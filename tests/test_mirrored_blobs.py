@@ -11,7 +11,8 @@ from unittest.mock import ANY
 import pytest
 from postgres import fresh_database, missing
 from s3 import BUCKET, CREDENTIALS, S3Server, s3_server
-from server_helpers import Phone, plain_mean, serving, synthetic_update, wait_for, wait_for_round
+from server_helpers import Phone, plain_mean, serving, synthetic_update, wait_for_round
+from waiting import wait_for
 
 from fedfer.aggregator.bucket import Bucket, parse_url
 from fedfer.aggregator.mirrored_blobs import IN_USE_SEC, MirroredBlobs

@@ -10,14 +10,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from waiting import wait_for
 
 from fedfer.android_stub.simulation.jobs import MAX_DEATHS, Ticket
 from fedfer.android_stub.simulation.pool import ProcessPool
 from fedfer.android_stub.simulation.tasks import BenchSettings, Task, TaskResult
 from fedfer.android_stub.trainer import Seeds, TrainingPlan
 from fedfer.model.errors import CheckpointError, InterpreterError
-
-WAIT_SEC = 60.0
 
 
 class Bench:
@@ -54,18 +53,15 @@ def task(name: str, calls: Path) -> Task:
     return Task(name, Path(), "", Path(), np.arange(1), plan, seeds, calls)
 
 
-def wait_for(calls: Path, text: str) -> None:
-    give_up_at = time.monotonic() + WAIT_SEC
-    while not calls.exists() or text not in calls.read_text():
-        assert time.monotonic() < give_up_at
-        time.sleep(0.01)
+def wait_for_call(calls: Path, text: str) -> None:
+    wait_for(lambda: calls.exists() and text in calls.read_text())
 
 
 def test_the_most_urgent_is_run_first(tmp_path: Path) -> None:
     calls = tmp_path / "calls"
     with pool(1) as running:
         tickets: list[Ticket] = [running.submit(task("slow", calls), 0.0)]
-        wait_for(calls, "slow")
+        wait_for_call(calls, "slow")
         tickets += [running.submit(task(str(n), calls), float(n)) for n in (3, 1, 2)]
         calls.with_suffix(".go").touch()
         for ticket in tickets:
@@ -77,7 +73,7 @@ def test_what_has_not_begun_can_be_taken_back(tmp_path: Path) -> None:
     calls = tmp_path / "calls"
     with pool(1) as running:
         begun = running.submit(task("slow", calls), 0.0)
-        wait_for(calls, "slow")
+        wait_for_call(calls, "slow")
         waiting = running.submit(task("never", calls), 1.0)
         assert waiting.cancel()
         assert not begun.cancel()

@@ -20,8 +20,8 @@ from ray_runs import (
     with_a_lost_machine,
     with_bad_tasks,
 )
-from server_helpers import wait_for
 from test_simulate import SCENARIO
+from waiting import PATIENCE_SEC, wait_for
 
 from fedfer.export.isolation import call_isolated
 
@@ -120,7 +120,7 @@ def test_a_simulation_that_is_stopped_takes_its_cluster_along(tiny_tflite: Path,
             started = descendants(process.pid)
             assert any(name_of(pid).startswith("ray::RemoteBench") for pid in started)
             process.send_signal(signal.SIGTERM)
-            assert process.wait(60) == 143
+            assert process.wait(PATIENCE_SEC) == 143
         finally:
             process.kill()
         assert process.stderr.read() == ""

@@ -13,7 +13,8 @@ from pathlib import Path
 import httpx
 import pytest
 from raw_http import answer
-from server_helpers import OCTETS, Phone, Server, serving, start, synthetic_update, wait_for
+from server_helpers import OCTETS, Phone, Server, serving, start, synthetic_update
+from waiting import PATIENCE_SEC, wait_for
 
 from fedfer.export.checkpoint import max_checkpoint_bytes
 from fedfer.export.contract import Contract, read_contract
@@ -61,7 +62,7 @@ class Upload:
             query = f"base_weights={self.work['weights']}&num_examples=5&loss=1.5&accuracy=0.25"
             path = f"/v1/runs/default/rounds/1/update?{query}"
             headers, length = f"Content-Digest: {self.digest}\r\n", len(self.body)
-        connection = socket.create_connection(("127.0.0.1", port), timeout=60)
+        connection = socket.create_connection(("127.0.0.1", port), timeout=PATIENCE_SEC)
         head = (
             f"{method} {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {self.phone.token}\r\n"
             f"Content-Type: application/octet-stream\r\n{headers}Content-Length: {length}\r\n\r\n"

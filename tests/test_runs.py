@@ -10,6 +10,7 @@ from typing import Any
 import httpx
 import pytest
 from server_helpers import SERVE, Phone, Server, serving, start, synthetic_update, wait_for_round
+from waiting import PATIENCE_SEC
 
 from fedfer.export.checkpoint import digest_of
 from fedfer.export.contract import Contract, read_contract
@@ -199,7 +200,7 @@ def test_nothing_to_serve(tmp_path: Path) -> None:
         [*SERVE, "--data-dir", str(tmp_path / "none")],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE_SEC,
         env=dict(os.environ),
     )
     assert done.returncode == 1

@@ -10,6 +10,7 @@ import httpx
 import pytest
 from raw_http import answer
 from server_helpers import Server, serving
+from waiting import PATIENCE_SEC
 
 from fedfer.aggregator.security_headers import SECURITY_HEADERS, docs_policy
 
@@ -77,7 +78,7 @@ def test_what_is_not_http_gets_a_refusal_too(server: Server) -> None:
         (b"GET / HTTP/1.1\r\nHost: x\r\nA: " + b"a" * 20_000 + b"\r\n\r\n", 431, "head_too_large"),
         (b"GET /?" + b"q" * 17_000 + b" HTTP/1.1\r\nHost: x\r\n\r\n", 431, "head_too_large"),
     ):
-        with socket.create_connection(("127.0.0.1", server.port), timeout=10) as connection:
+        with socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE_SEC) as connection:
             connection.sendall(sent)
             head, body = answer(connection)
         assert head.startswith(b"HTTP/1.1 %d " % status), head

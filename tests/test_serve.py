@@ -26,9 +26,9 @@ from server_helpers import (
     start,
     synthetic_update,
     synthetic_weights,
-    wait_for,
     wait_for_round,
 )
+from waiting import PATIENCE_SEC, wait_for
 
 from fedfer.aggregator.config import HoldoutSource, RoundSettings, RunConfig, RunSettings, ServerConfig
 from fedfer.aggregator.opening import running_service
@@ -51,7 +51,9 @@ def digest(data: bytes) -> str:
 
 def failed_start(*arguments: object) -> str:
     """What a server that cannot start says, which has to be one line."""
-    done = subprocess.run([*SERVE, *map(str, arguments)], capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        [*SERVE, *map(str, arguments)], capture_output=True, text=True, timeout=PATIENCE_SEC
+    )
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith("fedfer serve: ")
     assert done.stderr.count("\n") == 1

@@ -4,7 +4,8 @@ import socket
 from pathlib import Path
 
 import httpx
-from server_helpers import UPDATE, Phone, plain_mean, serving, synthetic_update, wait_for, wait_for_round
+from server_helpers import UPDATE, Phone, plain_mean, serving, synthetic_update, wait_for_round
+from waiting import PATIENCE_SEC, wait_for
 
 from fedfer.export.checkpoint import digest_of
 from fedfer.export.contract import read_contract
@@ -28,7 +29,7 @@ def test_an_upload_under_way_gets_its_receipt(tiny_tflite: Path, tmp_path: Path)
             wait_for(lambda: refuses_connections(server.port))
             upload.sendall(body[1000:])
             assert upload.recv(100).startswith(b"HTTP/1.1 200")
-        assert server.process.wait(timeout=60) == 0
+        assert server.process.wait(timeout=PATIENCE_SEC) == 0
     with serving(tiny_tflite, tmp_path / "data", *options) as server, server.client() as client:
         phones[1].client = client
         assert phones[1].upload(works[1], synthetic_update(contract, 1)).status_code == 200
@@ -38,7 +39,7 @@ def test_an_upload_under_way_gets_its_receipt(tiny_tflite: Path, tmp_path: Path)
 
 def refuses_connections(port: int) -> bool:
     try:
-        httpx.get(f"http://127.0.0.1:{port}/healthz", timeout=5)
+        httpx.get(f"http://127.0.0.1:{port}/healthz", timeout=PATIENCE_SEC)
     except httpx.ConnectError:
         return True
     return False

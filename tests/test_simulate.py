@@ -119,7 +119,7 @@ def test_a_simulation_that_was_killed_goes_on(scenario: Path) -> None:
 def test_bad_scenarios_are_refused(scenario: Path, old: str, new: str, words: str) -> None:
     scenario.write_text(SCENARIO.replace(old, new, 1))
     done = subprocess.run(
-        command(scenario, f"--output={scenario.parent / 'out'}"), capture_output=True, text=True, timeout=120
+        command(scenario, f"--output={scenario.parent / 'out'}"), capture_output=True, text=True, timeout=300
     )
     assert done.returncode == 1
     assert done.stderr.startswith("fedfer simulate: ")

@@ -23,9 +23,9 @@ from server_helpers import (
     plain_mean,
     serving,
     synthetic_update,
-    wait_for,
     wait_for_round,
 )
+from waiting import PATIENCE_SEC, wait_for
 
 from fedfer.export.checkpoint import digest_of
 from fedfer.export.contract import Contract, read_contract
@@ -168,7 +168,7 @@ def test_a_locked_database(tiny_tflite: Path, tmp_path: Path, contract: Contract
     data_dir = tmp_path / "data"
     with (
         serving(tiny_tflite, data_dir, *TWO) as server,
-        httpx.Client(base_url=server.url, timeout=60) as client,
+        httpx.Client(base_url=server.url, timeout=PATIENCE_SEC) as client,
     ):
         phones, works = two_phones(client)
         other = sqlite3.connect(data_dir / "fedfer.db", isolation_level=None)

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 from postgres import database_url, on_sqlite
-from server_helpers import wait_for
 from sqlalchemy import Engine
 from sqlalchemy.event import listen, remove
+from waiting import wait_for
 
 from fedfer.aggregator.blobs import Blobs
 from fedfer.aggregator.config import RoundSettings

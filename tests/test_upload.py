@@ -14,7 +14,8 @@ from cutting_proxy import CuttingProxy
 from exported import export_wide
 from scripted_server import Answer, refusal, reply
 from scripted_server import serving as scripted
-from server_helpers import Server, serving, start, synthetic_update, wait_for
+from server_helpers import Server, serving, start, synthetic_update
+from waiting import wait_for
 
 from fedfer.android_stub.backoff import RetryPolicy
 from fedfer.android_stub.cache import Cache
