@@ -28,7 +28,7 @@ from typing import Any
 
 import numpy as np
 from fedfer_side import Body, Rounds, Server, measure_rounds, upload_once
-from flower_side import FlowerRounds, environment, measure_flower
+from flower_side import Federation, FlowerRounds, environment, measure_flower
 from numpy.typing import NDArray
 from polling import Polling, poll
 from processes import available_mb, cpu_sec, peak_memory_mb
@@ -42,7 +42,8 @@ from fedfer.export.contract import Contract, read_contract
 
 PARTS = ("rounds", "fold", "polling", "memory")
 FOLD_FILES, FOLD_REPEATS = 16, 9
-CLIENT_MB, COPIES = 400.0, 4  # of a client of Flower's: its three processes; copies of the weights there are
+SUPERNODE_MB, THREAD_MB = 400.0, 20.0  # of a client of Flower's: three processes, or a thread
+COPIES = 6  # of its weights, in it and in the server
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,7 @@ class Intake:
 class Missing:
     """A size at which Flower was not measured, and why."""
 
+    clients: str
     num_clients: int
     reason: str
 
@@ -197,12 +199,14 @@ def run_parts(
         keep(results)
 
     if "rounds" in args.parts:
-        for size in sorted({*args.clients, *args.flower_clients}):
+        for size in sorted({*args.clients, *args.flower_clients, *args.flower_supernodes}):
             if size in args.clients:
                 note("fedfer", measure_fedfer(model, contract, size, args.rounds, scratch))
-            if size in args.flower_clients:
-                flower = try_flower(args, contract, size, scratch)
-                note("flower" if isinstance(flower, FlowerRounds) else "flower_missing", flower)
+            for supernodes, sizes in ((False, args.flower_clients), (True, args.flower_supernodes)):
+                if size in sizes:
+                    federation = Federation(size, supernodes, args.flower_rounds)
+                    flower = try_flower(args, contract, federation, scratch)
+                    note("flower" if isinstance(flower, FlowerRounds) else "flower_missing", flower)
     if "fold" in args.parts:
         note("fold", measure_fold(contract, made(scratch / "fold")))
         shutil.rmtree(scratch / "fold")
@@ -219,19 +223,21 @@ def run_parts(
 
 
 def try_flower(
-    args: argparse.Namespace, contract: Contract, num_clients: int, scratch: Path
+    args: argparse.Namespace, contract: Contract, federation: Federation, scratch: Path
 ) -> FlowerRounds | Missing:
     """A federation that does not get done is told of, and does not take the other results with it."""
-    needed_mb = num_clients * (CLIENT_MB + COPIES * contract.weights_bytes / 1e6)
+    num_clients, clients = federation.num_clients, "supernodes" if federation.supernodes else "threads"
+    client_mb = SUPERNODE_MB if federation.supernodes else THREAD_MB
+    needed_mb = num_clients * (client_mb + COPIES * contract.weights_bytes / 1e6)
     if available_mb() < needed_mb:
         reason = f"about {needed_mb:,.0f} MB of memory needed, {available_mb():,.0f} available"
-        return Missing(num_clients, reason)
-    place = made(scratch / f"flower-{num_clients}")
+        return Missing(clients, num_clients, reason)
+    place = made(scratch / f"flower-{num_clients}-{clients}")
     try:
         commands = environment(args.cache)
-        return measure_flower(commands, contract, num_clients, args.flower_rounds, place, args.timeout_sec)
+        return measure_flower(commands, contract, federation, place, args.timeout_sec)
     except (RuntimeError, OSError, subprocess.SubprocessError) as error:
-        return Missing(num_clients, str(error))
+        return Missing(clients, num_clients, str(error))
     finally:
         shutil.rmtree(place, ignore_errors=True)
 
@@ -274,7 +280,7 @@ def draw(path: Path, results: dict[str, list[Any]]) -> None:
     panels = {"updates_per_sec": "updates a second", "peak_mb": "server's peak memory, MB"}
     for axes, (name, label) in zip(figure.subplots(1, 2), panels.items(), strict=True):
         for side, colour in (("fedfer", "#0072b2"), ("flower", "#d55e00")):
-            rows = results.get(side, [])
+            rows = [row for row in results.get(side, []) if getattr(row, "clients", "") != "supernodes"]
             clients, values = [r.num_clients for r in rows], [getattr(r, name) for r in rows]
             axes.plot(clients, values, marker="o", color=colour, label=side)
         axes.set(xlabel="clients a round", ylabel=label, xscale="log", yscale="log")
@@ -315,7 +321,14 @@ def parse_arguments() -> argparse.Namespace:
         type=int,
         nargs="*",
         default=[4, 16, 32, 64],
-        help="the same for Flower, as far as memory goes; none leaves it out",
+        help="the same for Flower, its clients as threads, as far as memory goes; none leaves it out",
+    )
+    add(
+        "--flower-supernodes",
+        type=int,
+        nargs="*",
+        default=[4],
+        help="the same, each client a SuperNode, which is three processes of 0.5 GB together",
     )
     add("--rounds", type=int, default=3, help="rounds")
     add("--flower-rounds", type=int, default=2, help="the same for Flower, whose rounds take much longer")

@@ -1,5 +1,7 @@
-"""Flower's deployment engine on the same machine: a SuperLink, K SuperNodes, FedAvg, ready-made weights.
+"""Flower's deployment engine on the same machine: a SuperLink, K clients, FedAvg, ready-made weights.
 
+Clients are SuperNodes, or threads of a few processes that speak to the SuperLink as SuperNodes do
+(`flower_app/nodes.py`).
 It gets an environment of its own, made once in a cache directory with `python -m venv` and pip.
 """
 
@@ -24,20 +26,31 @@ from fedfer.export.contract import Contract
 VERSION = "1.38.*"
 APP = Path(__file__).with_name("flower_app")
 POLL_SEC, STOP_SEC = 0.2, 15.0
+NODE_PROCESSES = 4  # in which clients are threads
 
 
 @dataclass(frozen=True)
 class FlowerRounds:
-    """Medians over rounds. `updates_per_sec`: updates of a round by the time from its first client's return
-    of weights to the average; `round_sec`: from the round's beginning to the average. Memory: peaks of the
-    SuperLink and of the ServerApp, added up."""
+    """Medians over rounds. `clients`: what they are, supernodes or threads. `updates_per_sec`: updates of a
+    round by the time from its first client's return of weights to the average; `round_sec`: from the round's
+    beginning to the average. Memory: peaks of the SuperLink and of the ServerApp, added up."""
 
+    clients: str
     num_clients: int
     round_sec: float
     updates_per_sec: float
     server_cpu_sec: float
     fold_sec: float
     peak_mb: float
+
+
+@dataclass(frozen=True)
+class Federation:
+    """So many clients, each a SuperNode or a thread."""
+
+    num_clients: int
+    supernodes: bool
+    num_rounds: int
 
 
 def environment(cache: Path) -> Path:
@@ -51,21 +64,21 @@ def environment(cache: Path) -> Path:
 
 
 def measure_flower(
-    bin_: Path, contract: Contract, num_clients: int, num_rounds: int, directory: Path, timeout_sec: float
+    bin_: Path, contract: Contract, federation: Federation, directory: Path, timeout_sec: float
 ) -> FlowerRounds:
     """Runs one federation. Raises RuntimeError when it does not get done."""
     log = directory / "flower.log"
     log.touch()
     with ExitStack() as stack:
         runner = _Runner(bin_, directory, stack)
-        link = runner.federation(num_clients)
+        link = runner.start(federation)
         shapes = ";".join("x".join(map(str, weight.shape)) or "1" for weight in contract.weights)
-        settings = {"num-clients": num_clients, "num-rounds": num_rounds, "shapes": shapes, "log": str(log)}
+        settings = {"num-clients": federation.num_clients, "num-rounds": federation.num_rounds}
         before = cpu_sec(link)
-        runner.submit(settings)
+        runner.submit({**settings, "shapes": shapes, "log": str(log)})
         peaks, server_cpu_sec = _watch(log, link, timeout_sec)
         used = cpu_sec(link) - before
-    return _result(_events(log), num_clients, num_rounds, used + server_cpu_sec, sum(peaks.values()))
+    return _result(_events(log), federation, used + server_cpu_sec, sum(peaks.values()))
 
 
 class _Runner:
@@ -81,8 +94,8 @@ class _Runner:
         }
         self._environ.pop("PYTHONPATH", None)
 
-    def federation(self, num_clients: int) -> int:
-        """Starts the SuperLink and its SuperNodes; returns the SuperLink's process id."""
+    def start(self, federation: Federation) -> int:
+        """Starts the SuperLink and its clients; returns the SuperLink's process id."""
         control, fleet = free_port(), free_port()
         link = ["flower-superlink", "--insecure", "--disable-runtime-dependency-installation"]
         pid = self._start([*link, f"--port={control}", f"--fleet-api-address=127.0.0.1:{fleet}"], "superlink")
@@ -90,9 +103,14 @@ class _Runner:
         wait_for_port(control)
         address = f'[superlink.bench]\naddress = "127.0.0.1:{control}"\ninsecure = true\n'
         (self._home / "config.toml").write_text(f'[superlink]\ndefault = "bench"\n{address}')
-        for number in range(num_clients):
-            node = ["flower-supernode", "--insecure", f"--superlink=127.0.0.1:{fleet}"]
-            self._start([*node, f"--port={free_port()}"], f"supernode-{number}")
+        if federation.supernodes:
+            for number in range(federation.num_clients):
+                node = ["flower-supernode", "--insecure", f"--superlink=127.0.0.1:{fleet}"]
+                self._start([*node, f"--port={free_port()}"], f"supernode-{number}")
+        else:
+            for number, count in enumerate(shared_out(federation.num_clients)):
+                nodes = ["python", str(APP / "nodes.py"), f"127.0.0.1:{fleet}", str(count)]
+                self._start(nodes, f"nodes-{number}")
         return pid
 
     def submit(self, settings: dict[str, Any]) -> None:
@@ -108,6 +126,12 @@ class _Runner:
                 [str(self._bin / command[0]), *command[1:]], self._directory / f"{name}.log", self._environ
             )
         )
+
+
+def shared_out(num_clients: int) -> list[int]:
+    """How many clients each process has."""
+    num_processes = min(NODE_PROCESSES, num_clients)
+    return [(num_clients + number) // num_processes for number in range(num_processes)]
 
 
 @contextmanager
@@ -170,9 +194,11 @@ def _events(log: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in log.read_text().splitlines() if line.endswith("}")]
 
 
-def _result(
-    events: list[dict[str, Any]], num_clients: int, num_rounds: int, cpu: float, peak_mb: float
-) -> FlowerRounds:
+def _result(events: list[dict[str, Any]], federation: Federation, cpu: float, peak_mb: float) -> FlowerRounds:
+    num_clients, num_rounds = federation.num_clients, federation.num_rounds
+    replies = [event["replies"] for event in events if event["event"] == "received"]
+    if replies != [num_clients] * num_rounds:
+        raise RuntimeError(f"Flower averaged {replies} updates; expected {num_clients} in each round")
     times = {(e["event"], e["round"]): e["at"] for e in events if "round" in e}
     sending = sorted(event["at"] for event in events if event["event"] == "sending")
     numbers = range(1, num_rounds + 1)
@@ -181,6 +207,7 @@ def _result(
     )
     firsts = [next(at for at in sending if at >= start) for start in begun]
     return FlowerRounds(
+        clients="supernodes" if federation.supernodes else "threads",
         num_clients=num_clients,
         round_sec=statistics.median(end - start for start, end in zip(begun, averaged, strict=True)),
         updates_per_sec=num_clients

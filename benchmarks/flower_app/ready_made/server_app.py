@@ -21,7 +21,8 @@ class NotedFedAvg(FedAvg):  # type: ignore[misc]  # flwr lives in an environment
 
     def aggregate_train(self, server_round: int, replies: Any) -> Any:
         received = list(replies)
-        note(self.log, event="received", round=server_round, replies=len(received))
+        replies = sum(message.has_content() for message in received)  # the others are errors
+        note(self.log, event="received", round=server_round, replies=replies)
         result = super().aggregate_train(server_round, received)
         note(self.log, event="averaged", round=server_round)
         return result
