@@ -1,4 +1,4 @@
-"""The CNN for handwritten digits of the paper that federated averaging comes from, in plain Keras.
+"""The two networks for handwritten digits of the paper that federated averaging comes from, in plain Keras.
 
 images f32[B,28,28,1] in 0..1 -> probabilities f32[B,10]. McMahan et al., "Communication-Efficient Learning
 of Deep Networks from Decentralized Data", AISTATS 2017 (arXiv 1602.05629), section 3: "two 5x5 convolution
@@ -18,7 +18,7 @@ from keras import layers
 
 
 def fedavg_cnn(seed: int = 0) -> keras.Model:
-    """The network, not compiled. The same seed gives the same weights bit for bit."""
+    """The CNN, not compiled. The same seed gives the same weights bit for bit."""
     initial = [keras.initializers.GlorotUniform(seed * 4 + number) for number in range(4)]
     filters = {"kernel_size": 5, "padding": "same", "activation": "relu"}
     return keras.Sequential(
@@ -33,4 +33,19 @@ def fedavg_cnn(seed: int = 0) -> keras.Model:
             layers.Dense(10, activation="softmax", kernel_initializer=initial[3], name="digit"),
         ],
         name="fedavg_mnist",
+    )
+
+
+def fedavg_2nn(seed: int = 0) -> keras.Model:
+    """The multilayer perceptron, not compiled. The same seed gives the same weights bit for bit."""
+    initial = [keras.initializers.GlorotUniform(seed * 3 + number) for number in range(3)]
+    return keras.Sequential(
+        [
+            keras.Input((28, 28, 1), name="images"),
+            layers.Flatten(name="flatten"),
+            layers.Dense(200, activation="relu", kernel_initializer=initial[0], name="dense1"),
+            layers.Dense(200, activation="relu", kernel_initializer=initial[1], name="dense2"),
+            layers.Dense(10, activation="softmax", kernel_initializer=initial[2], name="digit"),
+        ],
+        name="fedavg_2nn",
     )

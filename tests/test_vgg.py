@@ -57,7 +57,7 @@ def describe() -> dict[str, Any]:
     def digest(model: keras.Model) -> str:
         return hashlib.sha256(b"".join(weight.tobytes() for weight in model.get_weights())).hexdigest()
 
-    model = build_vgg()
+    model, narrow = build_vgg(), build_vgg(width=0.25)
     keras.utils.set_random_seed(99)  # what was drawn before must not matter
     return {
         "name": model.name,
@@ -75,6 +75,8 @@ def describe() -> dict[str, Any]:
         "undropped": {
             each.rate for each in build_vgg(dropout=0.0).layers if isinstance(each, keras.layers.Dropout)
         },
+        "narrow": (narrow.name, [each.filters for each in narrow.layers if hasattr(each, "filters")]),
+        "narrow_total": count(narrow.weights),
         "distinct": len({weight.tobytes() for weight in model.get_weights() if weight.ndim > 1}),
     }
 
@@ -83,9 +85,9 @@ def refusals() -> list[str]:
     from fedfer.model.vgg import build_vgg
 
     messages = []
-    for dropout, seed in ((1.0, 0), (-0.1, 0), (0.3, -1)):
+    for settings in ({"dropout": 1.0}, {"dropout": -0.1}, {"seed": -1}, {"width": 0.0}, {"width": 1.1}):
         with pytest.raises(UsageError) as caught:
-            build_vgg(dropout, seed)
+            build_vgg(**settings)
         messages.append(str(caught.value))
     return messages
 
@@ -109,6 +111,8 @@ def test_network_is_the_articles() -> None:
     first, again, other = facts["digests"]
     assert first == again != other
     assert facts["distinct"] == 12
+    assert facts["narrow"] == ("vgg_fer_narrow", [16, 16, 32, 32, 64, 64, 128, 128])
+    assert facts["narrow_total"] == 321_079
 
 
 def test_refuses_impossible_settings() -> None:
@@ -116,4 +120,6 @@ def test_refuses_impossible_settings() -> None:
         "expected a dropout of at least 0 and below 1; received 1.0",
         "expected a dropout of at least 0 and below 1; received -0.1",
         "expected a seed of at least 0; received -1",
+        "expected a width of 0.015625 to 1; received 0.0",
+        "expected a width of 0.015625 to 1; received 1.1",
     ]

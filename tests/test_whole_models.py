@@ -43,6 +43,10 @@ def test_the_mnist_network_of_federated_averaging(path: Path) -> None:
     assert (contract.image_shape, contract.num_outputs) == ((28, 28, 1), 10)
 
 
+def test_the_perceptron_of_the_same_paper(path: Path) -> None:
+    assert exported("fedfer.model.mnist:fedavg_2nn", path).num_parameters == 199_210
+
+
 def test_a_small_resnet(path: Path) -> None:
     assert exported("whole_models:resnet10", path).training.loss.name == SPARSE
 
