@@ -13,10 +13,13 @@ from numpy.typing import NDArray
 from fedfer.export.checkpoint import Weights
 from fedfer.export.runtime import Model
 
+NOTHING = 1e-5
+
 
 @dataclass(frozen=True)
 class Observed:
-    """What the runtime computed: predictions before, loss and weights after one `train`, and whether
+    """What the runtime computed: predictions before, loss and weights after one `train`, `state` with what
+    the optimizer remembers of it (one from the start), and whether
     `save` -> `restore` (of noise) -> `restore` -> `save` gave the same bits; `repeats_exactly` and
     `resumes_exactly`: whether `train` from the start did so, and from what `save_state` gave in between."""
 
@@ -25,6 +28,7 @@ class Observed:
     predictions: NDArray[np.float32]
     loss: float
     trained: Weights
+    state: Weights
     small_batch_loss: float
     round_trip_exact: bool
     repeats_exactly: bool
@@ -62,6 +66,7 @@ def run_in_runtime(
         predictions=predictions,
         loss=loss,
         trained=trained,
+        state=state,
         small_batch_loss=small_batch_loss,
         round_trip_exact=same_bits(initial, back),
         repeats_exactly=same_bits(trained, again),
@@ -88,3 +93,14 @@ def vector_difference(a: Weights, b: Weights) -> float:
 
     difference = sum(square_sum(a[name] - b[name]) for name in b)
     return float(np.sqrt(difference / max(sum(map(square_sum, b.values())), 1e-24)))
+
+
+def tensors_apart(seen: Weights, expected: Weights) -> dict[str, float]:
+    """By tensor: the norm of the difference, relative to that of the expected one, or to NOTHING of all of
+    them where that is more: what a later BatchNorm removes has a gradient by rounding alone."""
+    norms = {name: float(np.linalg.norm(tensor)) for name, tensor in expected.items()}
+    least = max(NOTHING * float(np.linalg.norm(list(norms.values()))), 1e-12)
+    return {
+        name: float(np.linalg.norm(seen[name] - expected[name])) / max(norm, least)
+        for name, norm in norms.items()
+    }

@@ -9,7 +9,13 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from fedfer.export.check import Observed, relative_difference, run_in_runtime, vector_difference
+from fedfer.export.check import (
+    Observed,
+    relative_difference,
+    run_in_runtime,
+    tensors_apart,
+    vector_difference,
+)
 from fedfer.export.checkpoint import Weights
 from fedfer.export.contract import Contract, TrainingSettings
 from fedfer.export.dropout import seeded_dropout
@@ -18,6 +24,7 @@ from fedfer.export.isolation import call_isolated
 from fedfer.export.keras_training import keras_optimizer
 from fedfer.export.loss_settings import BINARY, SQUARED
 from fedfer.export.losses import keras_loss, predictions
+from fedfer.export.moments import first_gradients, moments_apart, step_by_keras
 from fedfer.export.refusal import vocabulary_size
 from fedfer.export.runtime import available_runtimes
 from fedfer.export.signatures import one_a_sample, weight_specs
@@ -31,10 +38,6 @@ LOSS_TOLERANCE = 1e-4  # relative
 # that are nearly ties: Keras's own step differs by up to 1.3e-2 when its input changes in the 7th digit. The
 # step of a wrong gradient is off by 0.1 and more.
 STEP_TOLERANCE = 5e-2
-# Adam divides each gradient by its own size, so that rounding decides the sign of the smallest: a tensor's
-# step may differ by so many times what Keras's own differs by when its input changes in the 6th digit.
-NOISE_CHANGE, NOISE_FACTOR = 1e-6, 3.0
-NOTHING = 1e-5
 WEIGHTS_TOLERANCE = 1e-3
 CHECK_SEED = 20_1602  # any fixed number
 BATCH_SIZE = 4
@@ -56,16 +59,12 @@ def verify(content: bytes, model: keras.Model, contract: Contract) -> list[Findi
     images, labels = random_batch(model, contract)
     rate = contract.training.learning_rate
     reference = _keras_step(model, images, labels, contract.training)
-    noise: dict[str, float] = {}
-    if contract.training.optimizer.name != "sgd":
-        changed = with_noise(images)
-        noise = steps_apart(reference, _keras_step(model, changed, labels, contract.training).trained)
     if not _are_predictions(reference.predictions, contract.training.loss.name):
         text = "the model's outputs are not probabilities; end it in a softmax over its classes"
         return [*findings, Finding(False, f"{text}, or say that it gives logits")]
     for runtime in available_runtimes() or ["auto"]:
         observed = call_isolated(run_in_runtime, content, runtime, images, labels, rate, CHECK_SEED)
-        findings += runtime_findings(observed, reference, noise)
+        findings += runtime_findings(observed, reference, contract)
     return findings
 
 
@@ -99,12 +98,6 @@ def random_batch(model: keras.Model, contract: Contract) -> tuple[NDArray[np.flo
     return images, encode_targets(rng.integers(0, len(contract.labels), BATCH_SIZE), contract.target)
 
 
-def with_noise(images: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Other images from the 6th digit on."""
-    signs = np.random.default_rng(CHECK_SEED).choice([-1, 1], images.shape)
-    return (images * (1 + NOISE_CHANGE * signs)).astype(np.float32)
-
-
 def _are_predictions(values: NDArray[np.float32], loss: str) -> bool:
     """Whether they are probabilities; a regressor may say anything, and several yes-or-no answers sum to
     anything."""
@@ -116,12 +109,13 @@ def _are_predictions(values: NDArray[np.float32], loss: str) -> bool:
 
 @dataclass(frozen=True)
 class Reference:
-    """The same batch through Keras itself."""
+    """The same batch through Keras itself; `gradients` of the trained weights, clipped."""
 
     initial: Weights
     predictions: NDArray[np.float32]
     loss: float
     trained: Weights
+    gradients: Weights
 
 
 def _keras_step(
@@ -144,40 +138,42 @@ def _keras_step(
     optimizer.apply(gradients, model.trainable_weights)
     trained = weights()
     model.set_weights(start)
-    return Reference(initial, seen, float(loss), trained)
+    if settings.optimizer.clip_norm is not None:
+        gradients, _ = tf.clip_by_global_norm(gradients, settings.optimizer.clip_norm)
+    names = [spec.name for spec in specs if spec.role == "trainable"]
+    given = {name: np.array(gradient) for name, gradient in zip(names, gradients, strict=True)}
+    return Reference(initial, seen, float(loss), trained, given)
 
 
-def steps_apart(reference: Reference, trained: Weights) -> dict[str, float]:
-    """By tensor: how far its step in `trained` is from that in Keras, relative to the latter, or to NOTHING
-    of the whole step where that is more: a tensor that a later BatchNorm removes steps by rounding."""
-    steps = {name: reference.trained[name] - start for name, start in reference.initial.items()}
-    least = NOTHING * float(np.sqrt(sum(np.square(step, dtype=np.float64).sum() for step in steps.values())))
-    return {
-        name: float(np.linalg.norm(trained[name] - reference.trained[name]))
-        / max(float(np.linalg.norm(step)), least, 1e-12)
-        for name, step in steps.items()
-    }
+def steps(after: Weights, before: Weights) -> Weights:
+    return {name: after[name] - start for name, start in before.items()}
 
 
-def runtime_findings(seen: Observed, keras_step: Reference, noise: dict[str, float]) -> Iterator[Finding]:
-    """What a runtime computed beside what Keras did; `noise`: by how much Keras's own step of each tensor
-    changes with its input's last digits (as `steps_apart`), where that is to be allowed for."""
+def runtime_findings(seen: Observed, keras_step: Reference, contract: Contract) -> Iterator[Finding]:
+    """What a runtime computed beside what Keras did."""
 
     def close(what: str, difference: float, tolerance: float = LOSS_TOLERANCE) -> Finding:
         passed = difference <= tolerance
         relation = "as in" if passed else "not as in"
         return Finding(passed, f"{seen.runtime}: {what} {relation} Keras ({difference:.1e} relative)")
 
+    def all_close(what: str, observed: Weights, expected: Weights) -> Finding:
+        apart = tensors_apart(observed, expected)
+        worst = max(apart, key=lambda name: apart[name])
+        return close(f"each weight's {what} (most: {worst})", apart[worst], STEP_TOLERANCE)
+
     start = max(relative_difference(seen.initial[name], w) for name, w in keras_step.initial.items())
     yield Finding(start == 0, f"{seen.runtime}: `save` gives the initial weights")
     yield close("`infer`", relative_difference(seen.predictions, keras_step.predictions))
     yield close("loss of `train`", abs(seen.loss - keras_step.loss) / abs(keras_step.loss))
-    difference = vector_difference(seen.trained, keras_step.trained)
-    yield close("all weights after `train`", difference, WEIGHTS_TOLERANCE)
-    steps = steps_apart(keras_step, seen.trained)
-    allowed = {name: max(STEP_TOLERANCE, NOISE_FACTOR * noise.get(name, 0.0)) for name in steps}
-    worst = max(steps, key=lambda name: steps[name] / allowed[name])
-    yield close(f"each weight's step (most: {worst})", steps[worst], allowed[worst])
+    trained = keras_step.trained
+    if contract.training.optimizer.counts_steps:  # Adam: see fedfer.export.moments
+        gradients = first_gradients(seen.state, contract)
+        yield all_close("gradient", gradients, keras_step.gradients)
+        yield close("Adam's moments", moments_apart(seen.state, gradients, contract))
+        trained = trained | step_by_keras(keras_step.initial, gradients, contract)
+    yield close("all weights after `train`", vector_difference(seen.trained, trained), WEIGHTS_TOLERANCE)
+    yield all_close("step", steps(seen.trained, keras_step.initial), steps(trained, keras_step.initial))
     yield Finding(bool(np.isfinite(seen.small_batch_loss)), f"{seen.runtime}: a batch of 1 trains as it is")
     yield Finding(seen.round_trip_exact, f"{seen.runtime}: save -> restore -> save, bit for bit")
     yield Finding(seen.repeats_exactly, f"{seen.runtime}: the same seed gives the same weights, bit for bit")

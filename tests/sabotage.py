@@ -4,28 +4,35 @@ import os
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
 Convert = Callable[..., bytes]
 WAYS = ("nothing", "other weights", "relu gradient", "bias gradient", "dropout", "flex")
+ADAM_WAYS = (
+    *("nothing", "relu gradient", "bias gradient"),
+    *("no bias correction", "other epsilon", "second moment", "steps uncounted"),
+)
 
 
-def verified(ways: tuple[str, ...] = WAYS) -> dict[str, list[tuple[bool, str]]]:
+def verified(ways: tuple[str, ...] = WAYS, optimizer: str = "sgd") -> dict[str, list[tuple[bool, str]]]:
     """What verify() finds after each kind of sabotage: (passed, text)."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     from keras_models import LABELS, tiny_model
 
     from fedfer.export.contract import TrainingSettings
+    from fedfer.export.optimizer_settings import OPTIMIZERS
     from fedfer.export.tflite import make_contract
     from fedfer.export.verify import verify
 
+    chosen = OPTIMIZERS[optimizer]
     found = {}
     for way in ways:
         model = tiny_model()
         weights = [weight.copy() for weight in model.get_weights()]
-        settings = TrainingSettings()
+        settings = TrainingSettings(chosen, learning_rate=chosen.learning_rate)
         content = sabotaged_convert(way)(model, LABELS, settings)
         findings = verify(content, model, make_contract(model, LABELS, settings))
         found[way] = [(finding.passed, finding.text) for finding in findings]
@@ -41,7 +48,7 @@ def sabotaged_convert(way: str) -> Convert:
     def wrong(model: Any, labels: tuple[str, ...], settings: Any, **more: Any) -> bytes:
         if way == "flex":
             return finish(flex_file(), make_contract(model, labels, settings), {})
-        with _wrong_weights(model, way), _wrong_gradient(way), _wrong_dropout(way):
+        with _wrong_weights(model, way), _wrong_gradient(way), _wrong_dropout(way), _wrong_adam(way):
             return convert(model, labels, settings, **more)
 
     return wrong
@@ -84,6 +91,31 @@ def _wrong_dropout(way: str) -> Iterator[None]:
     from fedfer.export import dropout
 
     with patch.object(dropout, "MIX_1", dropout.MIX_1 ^ 0x10 if way == "dropout" else dropout.MIX_1):
+        yield
+
+
+@contextmanager
+def _wrong_adam(way: str) -> Iterator[None]:
+    """While converting, one thing in Adam's step is not as in Keras."""
+    from fedfer.export.optimizers import Optimizer
+
+    class Wrong(Optimizer):
+        def _corrected(self, learning_rate: Any) -> Any:
+            rate = super()._corrected(learning_rate)
+            if way == "steps uncounted":
+                self.state[-1].assign([0.0])
+            return learning_rate if way == "no bias correction" else rate
+
+        def _adam(self, variable: Any, gradient: Any, slots: Any, rate: Any) -> None:
+            super()._adam(variable, gradient, slots, rate)
+            if way == "second moment":
+                slots[1].assign(slots[1] * 1.5)
+
+    def wrong(settings: Any, *arguments: Any) -> Any:
+        other = replace(settings, epsilon=1e-3) if way == "other epsilon" else settings
+        return Wrong(other, *arguments)
+
+    with patch("fedfer.export.signatures.Optimizer", wrong):
         yield
 
 

@@ -5,9 +5,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
-from sabotage import WAYS, verified
+from sabotage import ADAM_WAYS, WAYS, verified
 
+from fedfer.export.check import tensors_apart
 from fedfer.export.contract import read_contract
 from fedfer.export.isolation import call_isolated
 from fedfer.export.runtime import available_runtimes
@@ -20,6 +22,11 @@ COMMAND = "import sys; from sabotage import export_command; sys.exit(export_comm
 @pytest.fixture(scope="module")
 def findings() -> Findings:
     return call_isolated(verified, WAYS)
+
+
+@pytest.fixture(scope="module")
+def adam_findings() -> Findings:
+    return call_isolated(verified, ADAM_WAYS, "adam")
 
 
 def failed(findings: list[tuple[bool, str]]) -> list[str]:
@@ -51,6 +58,37 @@ def test_a_wrong_export_is_found_in_every_runtime(findings: Findings, way: str, 
     for runtime in available_runtimes():
         said = [text for text in failed(findings[way]) if text.startswith(runtime)]
         assert any(what in text for text in said)
+
+
+def test_a_right_export_with_adam_passes_every_check(adam_findings: Findings) -> None:
+    assert failed(adam_findings["nothing"]) == []
+    texts = [text for _, text in adam_findings["nothing"]]
+    for what in ("each weight's gradient", "Adam's moments", "each weight's step"):
+        assert sum(what in text for text in texts) == len(available_runtimes())
+
+
+@pytest.mark.parametrize(
+    ("way", "what"),
+    [
+        ("relu gradient", "each weight's gradient"),
+        ("bias gradient", "each weight's gradient"),  # all of a tensor times 1.1: the step is as it was
+        ("no bias correction", "each weight's step"),
+        ("other epsilon", "each weight's step"),
+        ("second moment", "Adam's moments not as in Keras"),
+        ("steps uncounted", "Adam's moments not as in Keras"),
+    ],
+)
+def test_a_wrong_export_with_adam_is_found(adam_findings: Findings, way: str, what: str) -> None:
+    for runtime in available_runtimes():
+        said = [text for text in failed(adam_findings[way]) if text.startswith(runtime)]
+        assert any(what in text for text in said)
+
+
+def test_tensors_are_compared_by_their_own_norms() -> None:
+    """0.3 beside 5 is 0.06; a tensor that is nothing beside the others is held against 1e-5 of them."""
+    expected = {"kernel": np.array([3.0, 4.0]), "bias": np.array([0.0])}
+    seen = {"kernel": np.array([3.0, 4.3]), "bias": np.array([1e-6])}
+    assert tensors_apart(seen, expected) == pytest.approx({"kernel": 0.06, "bias": 1e-6 / 5e-5})
 
 
 def test_a_flex_file_is_not_even_run(findings: Findings) -> None:
