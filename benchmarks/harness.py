@@ -1,8 +1,11 @@
 """What the device harness costs beside the training that it runs, and what a thousand devices take.
 
 `overhead`: a round of `fedfer simulate` with one process, against the bare interpreter's training of the very
-same batches (restore, train, save) plus the transfers, which are the same round without training
-(benchmarks/aggregation.py, `rounds`). `thousand`: memory of all processes while 1,000 devices train.
+same batches (restore, train, save; nothing else timed) plus the transfers, which are the same round without
+training (benchmarks/aggregation.py, `rounds`). Same runtime, one thread each; neither keeps progress, no
+holdout set. That both do the same work is checked: the bare rounds, averaged, end in the simulation's
+weights bit for bit. The VGG has few long steps, the CNN for MNIST many short ones.
+`thousand`: memory of all processes while 1,000 devices take part with the VGG.
 Prints tables, writes harness.json and harness.png. Linux.
 
     .venv/bin/python benchmarks/harness.py --output bench-out
@@ -14,86 +17,115 @@ import os
 import statistics
 import threading
 import time
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from aggregation import measure_fedfer, tables
-from processes import descendants, memory_mb
+import numpy as np
+from aggregation import made, measure_fedfer, tables
+from processes import descendants, memory_mb, own_memory_mb
 
+from fedfer.aggregator.average import weighted_mean
+from fedfer.aggregator.update_reader import WeightedFile
 from fedfer.android_stub.simulation.scenario import load_scenario
-from fedfer.android_stub.trainer import Seeds, TrainingPlan, train_locally
+from fedfer.android_stub.trainer import Seeds, TrainingPlan, epoch_batches
 from fedfer.cli.children import Children
 from fedfer.cli.simulated_runs import partition_of, source_of
-from fedfer.export.checkpoint import load_checkpoint
-from fedfer.export.contract import read_contract
+from fedfer.export.checkpoint import Weights, checkpoint_bytes, digest_of
+from fedfer.export.contract import Contract, read_contract
 from fedfer.export.isolation import call_isolated
 from fedfer.export.runtime import Model
+from fedfer.model.data import LabelledImages, to_float
 from fedfer.model.sources import load_images
 
 PARTS = ("overhead", "thousand")
 RUNTIMES = ("tflite-runtime", "ai-edge-litert")
-NUM_ROUNDS, NUM_CLIENTS, LOOK_SEC = 4, 4, 0.5
-OVERHEAD = f"""
+LOOK_SEC = 0.5
+OVERHEAD = """
 name = "overhead"
-model = {{path = "MODEL"}}
-[data]
-source = "drawn"
-take = {64 * NUM_CLIENTS}
-[partition]
-num_devices = {NUM_CLIENTS}
+model = {{path = "{model}"}}
+data = {{source = "{data}"}}
+partition = {{num_devices = {clients}}}
 [run]
-num_rounds = {NUM_ROUNDS}
-rounds = {{num_clients = {NUM_CLIENTS}, min_clients = {NUM_CLIENTS}, local_epochs = 1, batch_size = 32}}
+num_rounds = {rounds}
+[run.rounds]
+num_clients = {clients}
+min_clients = {clients}
+local_epochs = 1
+batch_size = {batch_size}
+learning_rate = 0.01
 """
 THOUSAND = """
 name = "thousand"
-model = {path = "MODEL"}
-[data]
-source = "drawn"
-take = 8000
+model = {{path = "{model}"}}
+data = {{source = "{data}"}}
 [partition]
-num_devices = 1000
+num_devices = {devices}
 [run]
 num_rounds = 3
-rounds = {num_clients = 20, local_epochs = 1, batch_size = 8}
+rounds = {{num_clients = 20, local_epochs = 1, batch_size = 8}}
 """
+
+
+@dataclass(frozen=True)
+class Case:
+    """A model (what `fedfer export` takes), and how much each of its clients trains."""
+
+    name: str
+    source: str
+    clients: int
+    examples: int
+    batch_size: int
+
+
+CASES = (
+    Case("vgg", "", clients=4, examples=64, batch_size=32),
+    Case("mnist cnn", "fedfer.model.mnist:fedavg_cnn", clients=10, examples=600, batch_size=10),
+)
 
 
 @dataclass(frozen=True)
 class Overhead:
-    """Seconds, medians over rounds. `ratio`: a round by its training and transfers."""
+    """Seconds, medians over rounds. `ratio`: a round by its training and transfers; `to_training`: by its
+    training alone, with which one process shares two cores with all else."""
 
+    model: str
     runtime: str
+    steps: int
     round_sec: float
     training_sec: float
     transfers_sec: float
     ratio: float
+    to_training: float
 
 
 @dataclass(frozen=True)
 class Thousand:
-    """Peak resident memory of all processes while rounds go on (pages that they share count for each), and
-    seconds of a round."""
+    """`peak_mb`: of all processes together, pages that they share counted once; `resident_mb`: counted for
+    each. From the start to the end, report included."""
 
     num_devices: int
     num_processes: int
     peak_mb: float
+    resident_mb: float
     round_sec: float
+    all_sec: float
 
 
-def simulate(scenario: Path, *options: str) -> tuple[dict[str, Any], float]:
-    """The record, and the peak memory of all processes once training has begun."""
+def simulate(scenario: Path, *options: str) -> tuple[dict[str, Any], tuple[float, float]]:
+    """The record, and peaks of memory of all processes."""
     place = scenario.with_suffix("")
-    peak, over = 0.0, threading.Event()
+    own = resident = 0.0
+    over = threading.Event()
 
     def watch(pid: int) -> None:
-        nonlocal peak
+        nonlocal own, resident
         while not over.wait(LOOK_SEC):
-            found = {pid: "", **descendants(pid)}
-            if any("simulated_server" in command for command in found.values()):
-                peak = max(peak, sum(_memory_mb(process) for process in found))
+            found = [pid, *descendants(pid)]
+            own = max(own, sum(map(own_memory_mb, found)))
+            resident = max(resident, sum(map(memory_mb, found)))
 
     scenario.with_suffix(".logs").mkdir()
     with Children(scenario.with_suffix(".logs")) as children:
@@ -106,107 +138,183 @@ def simulate(scenario: Path, *options: str) -> tuple[dict[str, Any], float]:
             over.set()
             watcher.join()
     record: dict[str, Any] = json.loads((place / "record.json").read_text())
-    return record, peak
+    return record, (own, resident)
 
 
-def _memory_mb(pid: int) -> float:
-    try:
-        return memory_mb(pid)
-    except (OSError, ValueError):
-        return 0.0  # it has just ended
-
-
-def bare_rounds(file: Path, model: Path, weights: Path, runtime: str, rate: float) -> list[float]:
-    """Seconds that the interpreter takes for each round's tasks of a scenario, one after another."""
-    scenario = load_scenario(str(file))
-    loaded, images = Model(model, runtime=runtime), load_images(**source_of(scenario.data, "", Path()))
-    start, wanted = load_checkpoint(weights, loaded.contract), scenario.run["rounds"]
-    plan = TrainingPlan(wanted["local_epochs"], wanted["batch_size"], rate)
-    taken = []
-    for number in range(1, NUM_ROUNDS + 1):
-        started = time.perf_counter()
+def bare_rounds(file: Path, model: Path, runtime: str) -> tuple[list[float], str]:
+    """Seconds that the interpreter takes for each round's tasks of a scenario, one after another; and the
+    sha256 of what comes of them."""
+    scenario, loaded = load_scenario(str(file)), Model(model, runtime=runtime)
+    images, wanted = load_images(**source_of(scenario.data, "", Path())), scenario.run["rounds"]
+    plan = TrainingPlan(wanted["local_epochs"], wanted["batch_size"], wanted["learning_rate"])
+    weights, taken = loaded.save(), []
+    for number in range(1, scenario.run["num_rounds"] + 1):
+        trained, round_sec = [], 0.0
         for device, part in enumerate(partition_of(scenario, images)):
-            train_locally(loaded, start, images.take(part), plan, Seeds(scenario.seed, device, number))
-        taken.append(time.perf_counter() - started)
-    return taken
+            seeds = Seeds(scenario.seed, device, number)
+            after, seconds = bare_task(loaded, weights, images.take(part), plan, seeds)
+            trained.append((after, len(part)))
+            round_sec += seconds
+        weights = mean_of(trained, loaded)
+        taken.append(round_sec)
+    return taken, digest_of(checkpoint_bytes(weights, loaded.contract))
 
 
-def measure_overhead(model: Path, runtime: str, scratch: Path) -> Overhead:
-    scenario = scratch / f"overhead-{runtime}.toml"
-    scenario.write_text(OVERHEAD.replace("MODEL", str(model)))
-    record, _ = simulate(scenario, "--processes=1", f"--runtime={runtime}")
-    final, contract = scenario.with_suffix("") / "final.safetensors", read_contract(model)
-    rate = contract.training.learning_rate
+def bare_task(
+    model: Model, weights: Weights, examples: LabelledImages, plan: TrainingPlan, seeds: Seeds
+) -> tuple[Weights, float]:
+    """One task's weights, and seconds in the interpreter."""
+    divisor = model.contract.pixel_divisor
+    batches = [
+        (to_float(batch.images, divisor), batch.labels)
+        for epoch in range(plan.local_epochs)
+        for places in epoch_batches(len(examples), plan.batch_size, seeds.shuffle(epoch))
+        for batch in [examples.take(places)]
+    ]
+    dropout = [seeds.dropout(step) for step in range(len(batches))]
+    started = time.perf_counter()
+    model.restore(weights)
+    for (images, labels), seed in zip(batches, dropout, strict=True):
+        model.train(images, labels, learning_rate=plan.learning_rate, seed=seed)
+    after = model.save()
+    return after, time.perf_counter() - started
+
+
+def mean_of(trained: list[tuple[Weights, int]], model: Model) -> Weights:
+    """As the aggregator takes it."""
+    with TemporaryDirectory(prefix="fedfer-bench-") as scratch:
+        files: list[WeightedFile] = []
+        for weights, num_examples in trained:
+            data = checkpoint_bytes(weights, model.contract)
+            path = Path(scratch, f"{len(files)}")
+            path.write_bytes(data)
+            files.append(WeightedFile(digest_of(data), num_examples, path.name, path))
+        return weighted_mean(files, model.contract)
+
+
+def measure_overhead(case: Case, model: Path, runtime: str, num_rounds: int, scratch: Path) -> Overhead:
+    """Raises RuntimeError if the two did not do the same."""
+    contract = read_contract(model)
+    scenario = scratch / "overhead.toml"
+    data = noise(scratch / "noise.npz", contract, case.clients * case.examples)
+    settings = {"clients": case.clients, "batch_size": case.batch_size, "rounds": num_rounds}
+    scenario.write_text(OVERHEAD.format(model=model, data=data, **settings))
     from harness import bare_rounds as importable  # not by __main__, which the other process does not have
 
-    bare = call_isolated(importable, scenario, model, final, runtime, rate)
-    transfers = measure_fedfer(model, contract, NUM_CLIENTS, NUM_ROUNDS, scratch)
+    bare, weights = call_isolated(importable, scenario, model, runtime)
+    record, _ = simulate(scenario, "--processes=1", f"--runtime={runtime}")
+    if weights != record["final"]["weights"]:
+        raise RuntimeError(f"the bare rounds ended in {weights}; the simulation in {record['final']}")
+    transfers = measure_fedfer(model, contract, case.clients, num_rounds, scratch)
     # The first round loads the model in either.
     round_sec = statistics.median(done["wall_sec"] for done in record["rounds"][2:])
     training_sec = statistics.median(bare[1:])
-    ratio = round_sec / (training_sec + transfers.round_sec)
-    return Overhead(runtime, round_sec, training_sec, transfers.round_sec, ratio)
+    return Overhead(
+        model=case.name,
+        runtime=runtime,
+        steps=case.clients * -(-case.examples // case.batch_size),
+        round_sec=round_sec,
+        training_sec=training_sec,
+        transfers_sec=transfers.round_sec,
+        ratio=round_sec / (training_sec + transfers.round_sec),
+        to_training=round_sec / training_sec,
+    )
 
 
-def measure_thousand(model: Path, scratch: Path) -> Thousand:
+def noise(path: Path, contract: Contract, count: int) -> Path:
+    """So many images for this model, none of which shows anything."""
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (count, *contract.image_shape), np.uint8)
+    np.savez(path, inputs=images, labels=rng.integers(0, len(contract.labels), count, np.uint8))
+    return path
+
+
+def measure_thousand(model: Path, num_devices: int, scratch: Path) -> Thousand:
     scenario = scratch / "thousand.toml"
-    scenario.write_text(THOUSAND.replace("MODEL", str(model)))
-    record, peak_mb = simulate(scenario, "--processes=2", "--runtime=ai-edge-litert")
+    data = noise(scratch / "noise.npz", read_contract(model), 8 * num_devices)
+    scenario.write_text(THOUSAND.format(model=model, data=data, devices=num_devices))
+    started = time.monotonic()
+    record, (own, resident) = simulate(scenario, "--processes=2", "--runtime=ai-edge-litert")
     round_sec = statistics.median(done["wall_sec"] for done in record["rounds"][2:])
-    return Thousand(len(record["devices"]), record["num_processes"], peak_mb, round_sec)
+    seconds = time.monotonic() - started
+    return Thousand(len(record["devices"]), record["num_processes"], own, resident, round_sec, seconds)
+
+
+def exported(sources: dict[str, str], directory: Path) -> dict[str, Path]:
+    """The models by name; a `.tflite` is taken as it is."""
+    models = {}
+    with Children(directory) as children:
+        for name, source in sources.items():
+            models[name] = Path(source).resolve()
+            if not source.endswith(".tflite"):
+                models[name] = directory / f"{name.replace(' ', '-')}.tflite"
+                children.start("export", *filter(None, [source]), f"--output={models[name]}").wait(600.0)
+    return models
 
 
 def draw(path: Path, rows: list[Overhead]) -> None:
     """A round of the harness beside what it is made of."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(6, 2.4), dpi=120, layout="constrained")
+    figure = Figure(figsize=(7, 0.9 + 0.7 * len(rows)), dpi=120, layout="constrained")
     axes = figure.subplots()
-    names = [row.runtime for row in rows]
-    axes.barh(names, [row.round_sec for row in rows], height=0.35, color="#0072b2", label="harness")
-    below = [place + 0.38 for place in range(len(rows))]
-    axes.barh(below, [row.training_sec for row in rows], height=0.35, color="#999999", label="bare training")
-    left = [row.training_sec for row in rows]
-    axes.barh(
-        below,
-        [row.transfers_sec for row in rows],
-        left=left,
-        height=0.35,
-        color="#e69f00",
-        label="transfers",
-    )
+    places = np.arange(len(rows))
+    training, transfers = [row.training_sec for row in rows], [row.transfers_sec for row in rows]
+    bar = axes.barh
+    bar(places - 0.2, [row.round_sec for row in rows], height=0.36, color="#0072b2", label="harness")
+    bar(places + 0.2, training, height=0.36, color="#999999", label="bare training")
+    bar(places + 0.2, transfers, left=training, height=0.36, color="#e69f00", label="transfers")
+    axes.set_yticks(places, [f"{row.model}\n{row.runtime}" for row in rows])
     axes.set_xlabel("seconds a round")
+    axes.invert_yaxis()
     axes.legend()
     figure.savefig(path)
+
+
+def rows_of(
+    args: argparse.Namespace, models: dict[str, Path], scratch: Path
+) -> Iterator[tuple[str, Overhead | Thousand]]:
+    """Part by part, as they come."""
+    if "overhead" in args.parts:
+        for case in CASES:
+            for runtime in args.runtimes:
+                place = made(scratch / f"{case.name} {runtime}".replace(" ", "-"))
+                yield "overhead", measure_overhead(case, models[case.name], runtime, args.rounds, place)
+    if "thousand" in args.parts:
+        yield "thousand", measure_thousand(models["vgg"], args.devices, scratch)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="what to measure")
-    parser.add_argument("--output", type=Path, default=Path("bench-out"), help="where results go")
+    add = parser.add_argument
+    add("--parts", nargs="+", choices=PARTS, default=PARTS, help="what to measure")
+    add("--runtimes", nargs="+", choices=RUNTIMES, default=RUNTIMES, help="of `overhead`")
+    add("--rounds", type=int, default=4, help="of `overhead`; the first loads the model and does not count")
+    add("--devices", type=int, default=1000, help="of `thousand`")
+    add("--vgg", default=CASES[0].source, metavar="MODEL", help="exported before, or what to export instead")
+    add("--mnist", default=CASES[1].source, metavar="MODEL", help="the same for the CNN for MNIST")
+    add("--output", type=Path, default=Path("bench-out"), help="where results go")
     args = parser.parse_args()
     args.output.mkdir(parents=True, exist_ok=True)
     results: dict[str, list[Any]] = {}
     with TemporaryDirectory(prefix="fedfer-bench-") as scratch:
-        model = Path(scratch, "model.tflite")
-        with Children(Path(scratch)) as children:
-            children.start("export", f"--output={model}").wait(600.0)
-        for part in args.parts:
-            if part == "overhead":
-                for runtime in RUNTIMES:
-                    place = Path(scratch, runtime)
-                    place.mkdir()
-                    results.setdefault(part, []).append(measure_overhead(model, runtime, place))
-            else:
-                results[part] = [measure_thousand(model, Path(scratch))]
-    columns = {part: [asdict(row) for row in rows] for part, rows in results.items()}
+        sources = {CASES[0].name: args.vgg, CASES[1].name: args.mnist}
+        models = exported(sources, Path(scratch))
+        for part, row in rows_of(args, models, Path(scratch)):
+            results.setdefault(part, []).append(row)
+            write(args.output, results)
     print(tables(results))
+
+
+def write(directory: Path, results: dict[str, list[Any]]) -> None:
+    """What there is: numbers, and the picture."""
+    columns = {part: [asdict(row) for row in rows] for part, rows in results.items()}
     load = {"load_average": os.getloadavg(), "cores": os.cpu_count()}
-    (args.output / "harness.json").write_text(json.dumps({**load, **columns}, indent=2) + "\n")
+    (directory / "harness.json").write_text(json.dumps({**load, **columns}, indent=2) + "\n")
     if "overhead" in results:
-        draw(args.output / "harness.png", results["overhead"])
+        draw(directory / "harness.png", results["overhead"])
 
 
 if __name__ == "__main__":

@@ -15,9 +15,21 @@ def peak_memory_mb(pid: int) -> float:
 
 
 def memory_mb(pid: int) -> float:
-    """Resident memory now, in MB."""
-    (kilobytes,) = re.findall(r"VmRSS:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
-    return int(kilobytes) * 1024 / 1e6
+    """Resident memory now, in MB; 0 of a process that has just ended."""
+    return _kilobytes(pid, "status", "VmRSS") * 1024 / 1e6
+
+
+def own_memory_mb(pid: int) -> float:
+    """The same with its part of pages that processes share."""
+    return _kilobytes(pid, "smaps_rollup", "Pss") * 1024 / 1e6
+
+
+def _kilobytes(pid: int, file: str, name: str) -> int:
+    try:
+        text = Path(f"/proc/{pid}/{file}").read_text()
+    except OSError:
+        return 0
+    return sum(map(int, re.findall(rf"^{name}:\s+(\d+) kB", text, re.MULTILINE)))
 
 
 def available_mb() -> float:
