@@ -50,6 +50,6 @@ def measure_version(
     """Measures of the model with these weights on the holdout set. Raises InterpreterError."""
     if holdout is None:
         return None
-    from fedfer.export.evaluation import evaluate
+    from fedfer.export.evaluation import evaluate_apart
 
-    return call_isolated(evaluate, model, weights, holdout, runtime=runtime)
+    return evaluate_apart(model, weights, holdout, runtime=runtime)

@@ -135,10 +135,9 @@ def finish(
     from fedfer.cli.plots import draw_curves
     from fedfer.cli.reports import write_csv, write_json
     from fedfer.export.contract import read_contract
-    from fedfer.export.evaluation import evaluate
-    from fedfer.export.isolation import call_isolated
+    from fedfer.export.evaluation import evaluate_apart
 
-    measures = call_isolated(evaluate, output.model, output.final, held_out, runtime=plan.runtime)
+    measures = evaluate_apart(output.model, output.final, held_out, runtime=plan.runtime)
     labels = read_contract(output.model).labels
     screen.line("\nFinal global model on images that no phone holds")
     screen.line(describe_measures(measures, labels))

@@ -45,12 +45,12 @@ def run(args: argparse.Namespace) -> int:
     import json
 
     from fedfer.export.contract import read_contract
-    from fedfer.export.evaluation import evaluate
+    from fedfer.export.evaluation import evaluate_apart
     from fedfer.model.sources import load_images
 
     labels = read_contract(args.model).labels
     data = load_images(args.data, skip=args.skip, take=args.take, seed=args.data_seed, usage=args.usage)
-    measures = evaluate(args.model, args.weights, data, runtime=args.runtime)
+    measures = evaluate_apart(args.model, args.weights, data, runtime=args.runtime)
     if args.json:
         print(json.dumps(measures_as_json(measures, labels), indent=2, allow_nan=False))
     else:

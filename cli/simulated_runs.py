@@ -35,8 +35,7 @@ from fedfer.cli.simulation_means import Means
 from fedfer.cli.watch import Screen
 from fedfer.export.checkpoint import max_checkpoint_bytes
 from fedfer.export.contract import Contract, read_contract
-from fedfer.export.evaluation import evaluate
-from fedfer.export.isolation import call_isolated
+from fedfer.export.evaluation import evaluate_apart
 from fedfer.model.data import LabelledImages, check_fit
 from fedfer.model.errors import UsageError
 from fedfer.model.partition import partition
@@ -266,7 +265,7 @@ class SimulatedRun:
         if self._scenario.holdout is None:
             return None
         images = load_images(**self._run_settings()["holdout"])
-        measures = call_isolated(evaluate, model, weights, images, runtime=self._means.runtime)
+        measures = evaluate_apart(model, weights, images, runtime=self._means.runtime)
         return asdict(measures)
 
     def _make_directories(self) -> None:

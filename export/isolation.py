@@ -20,9 +20,9 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
-from contextlib import suppress
-from typing import IO, ParamSpec, TypeVar
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from typing import IO, Any, ParamSpec, TypeVar
 
 from fedfer.model.errors import InterpreterError
 
@@ -39,34 +39,55 @@ def call_isolated(function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -
     The function must be importable by name. A process that dies raises InterpreterError; if the calling
     process ends first, the new one ends too.
     """
+    with _begun(function, args, kwargs) as outcome:
+        return outcome()
+
+
+def call_isolated_each(function: Callable[..., R], calls: Sequence[tuple[Any, ...]]) -> list[R]:
+    """The function with each of these arguments, at once, each in a process of its own; what the first that
+    fails raises is raised here, and the others are ended."""
+    with ExitStack() as stack:
+        outcomes = [stack.enter_context(_begun(function, args, {})) for args in calls]
+        return [outcome() for outcome in outcomes]
+
+
+@contextmanager
+def _begun(
+    function: Callable[..., R], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Iterator[Callable[[], R]]:
+    """The call under way, ended at the end; what is given waits for what comes of it."""
     command = [sys.executable, "-m", "fedfer.export.isolation"]
     with (
         tempfile.TemporaryFile() as log,
         subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log) as child,
     ):
         try:
-            outcome = _exchange(child, pickle.dumps(sys.path) + pickle.dumps((function, args, kwargs)))
-            child.wait()
+            _send(child, pickle.dumps(sys.path) + pickle.dumps((function, args, kwargs)))
+            yield lambda: _outcome(child, log, function)
         finally:
             _close(child.stdin)  # if it still runs, this ends it
-        if outcome is None:
-            died = f"the process that ran {function.__name__} died with exit code {child.returncode}"
-            raise InterpreterError(f"{died} {_last_line(log)}")
+
+
+def _send(child: subprocess.Popen[bytes], call: bytes) -> None:
+    assert child.stdin is not None
+    with suppress(BrokenPipeError):  # it died; its exit code and last words say more
+        child.stdin.write(_LENGTH.pack(len(call)) + call)
+        child.stdin.flush()
+
+
+def _outcome(child: subprocess.Popen[bytes], log: IO[bytes], function: Callable[..., R]) -> R:
+    """What the call gave, or raised."""
+    assert child.stdout is not None
+    outcome = _unframed(child.stdout)
+    child.wait()
+    if outcome is None:
+        died = f"the process that ran {function.__name__} died with exit code {child.returncode}"
+        raise InterpreterError(f"{died} {_last_line(log)}")
     value, error = pickle.loads(outcome)  # noqa: S301 (written by our own child)
     if error is not None:
         raise error
     result: R = value
     return result
-
-
-def _exchange(child: subprocess.Popen[bytes], call: bytes) -> bytes | None:
-    """Sends the call; the outcome's bytes, None unless they came whole."""
-    assert child.stdin is not None
-    assert child.stdout is not None
-    with suppress(BrokenPipeError):  # it died; its exit code and last words say more
-        child.stdin.write(_LENGTH.pack(len(call)) + call)
-        child.stdin.flush()
-    return _unframed(child.stdout)
 
 
 def _unframed(stream: IO[bytes]) -> bytes | None:

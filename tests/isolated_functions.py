@@ -4,9 +4,12 @@ import ctypes
 import os
 import subprocess
 import sys
+import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+from isolation_helpers import pid_then_sleep
 from numpy.typing import NDArray
 
 from fedfer.export.isolation import call_isolated
@@ -70,3 +73,20 @@ def return_what_cannot_travel() -> Any:
 def nested(a: int) -> int:
     """Calls from a call: a process below a process."""
     return call_isolated(add, a, b=1)
+
+
+def meet(own: Path, other: Path) -> int:
+    """Returns once another process has come too: only if both run at once."""
+    own.touch()
+    while not other.exists():
+        time.sleep(0.01)
+    return os.getpid()
+
+
+def stay_or_fail(marker: Path, stays: bool) -> None:
+    """Stays, or fails once the one that stays is there."""
+    if stays:
+        pid_then_sleep(marker)
+    while not marker.exists():
+        time.sleep(0.01)
+    fail("value")

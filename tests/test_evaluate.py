@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import io
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import pytest
 from fedfer.cli import evaluate as command
 from fedfer.cli.table import format_table
 from fedfer.export.checkpoint import checkpoint_bytes
-from fedfer.export.evaluation import evaluate
+from fedfer.export.evaluation import evaluate, evaluate_apart, parts
 from fedfer.export.isolation import call_isolated
 from fedfer.export.runtime import Model
 from fedfer.model.data import LabelledImages
@@ -88,12 +89,28 @@ def call_evaluate(model: Path, weights: Path | None, data: LabelledImages) -> An
     return call_isolated(evaluate, model, weights, data)
 
 
+def test_parts_are_whole_batches_and_few_for_few_images() -> None:
+    assert parts(10_000, 2) == [slice(0, 78 * 64), slice(78 * 64, 10_000)]
+    assert parts(10_000, 64)[-1] == slice(117 * 64, 10_000)  # never more than four
+    assert parts(511, 8) == [slice(0, 511)]
+    assert parts(513, 8) == [slice(0, 4 * 64), slice(4 * 64, 513)]
+    assert parts(0, 8) == [slice(0, 0)]
+
+
+def test_processes_change_no_number(tiny_tflite: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 3)
+    data = draw_faces(1000)
+    assert [part.stop for part in parts(len(data), 3)] == [5 * 64, 10 * 64, 1000]
+    assert evaluate_apart(tiny_tflite, None, data) == call_evaluate(tiny_tflite, None, data)
+
+
 def test_refuses_what_does_not_fit(tiny_tflite: Path, tmp_path: Path) -> None:
     small = LabelledImages(np.zeros((2, 32, 32, 1), np.uint8), np.zeros(2, np.uint8))
     with pytest.raises(DataError, match=r"shape \(48, 48, 1\); received 2 of shape \(32, 32, 1\)"):
         call_evaluate(tiny_tflite, None, small)
-    with pytest.raises(DataError, match="received 0 of shape"):
-        call_evaluate(tiny_tflite, None, draw_faces(0))
+    for call in (call_evaluate, evaluate_apart):
+        with pytest.raises(DataError, match="received 0 of shape"):
+            call(tiny_tflite, None, draw_faces(0))
     damaged = tmp_path / "damaged.safetensors"
     damaged.write_bytes(b"{}")
     with pytest.raises(CheckpointError, match="expected a safetensors header"):

@@ -4,12 +4,14 @@ import os
 import signal
 import sys
 import threading
+from pathlib import Path
 
 import isolated_functions as functions
 import numpy as np
 import pytest
+from waiting import is_running
 
-from fedfer.export.isolation import call_isolated
+from fedfer.export.isolation import call_isolated, call_isolated_each
 from fedfer.model.errors import CheckpointError, InterpreterError, RefusedError
 
 
@@ -74,3 +76,18 @@ def test_calls_within_calls_and_beside_each_other() -> None:
     for thread in threads:
         thread.join()
     assert results == {number: 2 * number for number in range(4)}
+
+
+def test_several_run_at_once_and_answer_in_order(tmp_path: Path) -> None:
+    one, other = tmp_path / "one", tmp_path / "other"
+    assert len({*call_isolated_each(functions.meet, [(one, other), (other, one)])}) == 2
+    numbers = np.arange(3_000_000, dtype=np.float32)
+    for number, found in enumerate(call_isolated_each(functions.doubled, [(numbers,), (numbers + 1,)])):
+        np.testing.assert_array_equal(found, 2 * (numbers + number))
+
+
+def test_the_others_end_with_the_one_that_fails(tmp_path: Path) -> None:
+    marker = tmp_path / "started"
+    with pytest.raises(ValueError, match="three"):
+        call_isolated_each(functions.stay_or_fail, [(marker, False), (marker, True)])
+    assert not is_running(int(marker.read_text()))
