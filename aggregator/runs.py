@@ -197,6 +197,7 @@ class Run(RunCore):
                 self._state, self._end = "finished", end
             self._set_round(following or replace(round_, phase="done"))
             self._result_weights = self._find_result()
+            self.changed.notify_all()  # whoever waits for this round need not look again by the clock
             return True
 
     def drop_versions(self) -> None:
