@@ -84,12 +84,13 @@ CASES = (
     Case("vgg", "", clients=4, examples=64, batch_size=32),
     Case("mnist cnn", "fedfer.model.mnist:fedavg_cnn", clients=10, examples=600, batch_size=10),
 )
+NAMES = [case.name for case in CASES]
 
 
 @dataclass(frozen=True)
 class Overhead:
-    """Seconds, medians over rounds. `ratio`: a round by its training and transfers; `to_training`: by its
-    training alone, with which one process shares two cores with all else."""
+    """Seconds, medians over rounds of all turns. `ratio`: a round by its training and transfers;
+    `to_training`: by its training alone."""
 
     model: str
     runtime: str
@@ -192,32 +193,38 @@ def mean_of(trained: list[tuple[Weights, int]], model: Model) -> Weights:
         return weighted_mean(files, model.contract)
 
 
-def measure_overhead(case: Case, model: Path, runtime: str, num_rounds: int, scratch: Path) -> Overhead:
-    """Raises RuntimeError if the two did not do the same."""
+def measure_overhead(
+    case: Case, model: Path, runtime: str, args: argparse.Namespace, scratch: Path
+) -> Overhead:
+    """In turns, so that a machine whose speed changes meets all alike. Raises RuntimeError if the two did not
+    do the same."""
     contract = read_contract(model)
-    scenario = scratch / "overhead.toml"
     data = noise(scratch / "noise.npz", contract, case.clients * case.examples)
-    settings = {"clients": case.clients, "batch_size": case.batch_size, "rounds": num_rounds}
-    scenario.write_text(OVERHEAD.format(model=model, data=data, **settings))
+    settings = {"clients": case.clients, "batch_size": case.batch_size, "rounds": args.rounds}
     from harness import bare_rounds as importable  # not by __main__, which the other process does not have
 
-    bare, weights = call_isolated(importable, scenario, model, runtime)
-    record, _ = simulate(scenario, "--processes=1", f"--runtime={runtime}")
-    if weights != record["final"]["weights"]:
-        raise RuntimeError(f"the bare rounds ended in {weights}; the simulation in {record['final']}")
-    transfers = measure_fedfer(model, contract, case.clients, num_rounds, scratch)
-    # The first round loads the model in either.
-    round_sec = statistics.median(done["wall_sec"] for done in record["rounds"][2:])
-    training_sec = statistics.median(bare[1:])
+    rounds, training, transfers = [], [], []
+    for turn in range(args.turns):
+        scenario = scratch / f"overhead-{turn}.toml"
+        scenario.write_text(OVERHEAD.format(model=model, data=data, **settings))
+        bare, weights = call_isolated(importable, scenario, model, runtime)
+        record, _ = simulate(scenario, "--processes=1", f"--runtime={runtime}")
+        if weights != record["final"]["weights"]:
+            raise RuntimeError(f"the bare rounds ended in {weights}; the simulation in {record['final']}")
+        # The first round loads the model in either.
+        training += bare[1:]
+        rounds += [done["wall_sec"] for done in record["rounds"][2:]]
+        transfers.append(measure_fedfer(model, contract, case.clients, args.rounds, scratch).round_sec)
+    taken, bare_sec, moved = (statistics.median(each) for each in (rounds, training, transfers))
     return Overhead(
         model=case.name,
         runtime=runtime,
         steps=case.clients * -(-case.examples // case.batch_size),
-        round_sec=round_sec,
-        training_sec=training_sec,
-        transfers_sec=transfers.round_sec,
-        ratio=round_sec / (training_sec + transfers.round_sec),
-        to_training=round_sec / training_sec,
+        round_sec=taken,
+        training_sec=bare_sec,
+        transfers_sec=moved,
+        ratio=taken / (bare_sec + moved),
+        to_training=taken / bare_sec,
     )
 
 
@@ -276,10 +283,10 @@ def rows_of(
 ) -> Iterator[tuple[str, Overhead | Thousand]]:
     """Part by part, as they come."""
     if "overhead" in args.parts:
-        for case in CASES:
+        for case in (case for case in CASES if case.name in args.models):
             for runtime in args.runtimes:
                 place = made(scratch / f"{case.name} {runtime}".replace(" ", "-"))
-                yield "overhead", measure_overhead(case, models[case.name], runtime, args.rounds, place)
+                yield "overhead", measure_overhead(case, models[case.name], runtime, args, place)
     if "thousand" in args.parts:
         yield "thousand", measure_thousand(models["vgg"], args.devices, scratch)
 
@@ -291,7 +298,9 @@ def main() -> None:
     add = parser.add_argument
     add("--parts", nargs="+", choices=PARTS, default=PARTS, help="what to measure")
     add("--runtimes", nargs="+", choices=RUNTIMES, default=RUNTIMES, help="of `overhead`")
-    add("--rounds", type=int, default=4, help="of `overhead`; the first loads the model and does not count")
+    add("--models", nargs="+", choices=NAMES, default=NAMES, help="of `overhead`")
+    add("--turns", type=int, default=3, help="of `overhead`: how often each is run")
+    add("--rounds", type=int, default=3, help="of a turn; the first loads the model and does not count")
     add("--devices", type=int, default=1000, help="of `thousand`")
     add("--vgg", default=CASES[0].source, metavar="MODEL", help="exported before, or what to export instead")
     add("--mnist", default=CASES[1].source, metavar="MODEL", help="the same for the CNN for MNIST")

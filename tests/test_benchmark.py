@@ -43,7 +43,7 @@ def test_every_part_of_fedfers_own(plain_tflite: Path, tmp_path: Path) -> None:
 def test_the_harness_beside_the_bare_interpreter(plain_tflite: Path, tmp_path: Path) -> None:
     command = [sys.executable, str(ROOT / "benchmarks" / "harness.py")]
     models = ["--vgg", str(plain_tflite), "--mnist", str(plain_tflite), "--runtimes", "ai-edge-litert"]
-    options = ["--rounds", "2", "--devices", "30", "--output", str(tmp_path)]
+    options = ["--turns", "1", "--rounds", "2", "--devices", "30", "--output", str(tmp_path)]
     done = subprocess.run([*command, *models, *options], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     results = json.loads((tmp_path / "harness.json").read_text())
