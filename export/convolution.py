@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from fedfer.export import winograd, winograd_dense
 from fedfer.export.padding import Pads, every, image_size, join, pad_images, pads_of
-from fedfer.export.windows import Windows, spread, spread_few
+from fedfer.export.windows import Windows, places_together, spread, spread_few
 from fedfer.model.errors import ExportError
 
 # Images with fewer channels are laid side by side until the product is this deep: shallow ones are slow.
@@ -80,14 +80,21 @@ def _shifts(window: list[int]) -> list[tuple[int, int]]:
 
 
 def _patches(
-    x: tf.Tensor, window: list[int], size: list[int], strides: list[int], dilations: list[int], pads: Pads
+    x: tf.Tensor,
+    window: list[int],
+    size: list[int],
+    strides: list[int],
+    dilations: list[int],
+    pads: Pads,
+    most: int | None = None,
 ) -> list[tf.Tensor]:
-    """x as each place of the window sees it: matrices [B*h*w, n*C], n neighbouring places side by side."""
+    """x as each place of the window sees it: matrices [B*h*w, n*C], n neighbouring places side by side, of
+    small images all, or at most so many."""
     padded = pad_images(x, pads)
     starts = [(i * dilations[0], j * dilations[1]) for i, j in _shifts(window)]
     shifted = [tf.reshape(every(padded, start, size, strides), [-1, x.shape[3]]) for start in starts]
     small = math.prod(image_size(x)) <= MAX_JOINED_PIXELS
-    together = len(shifted) if small else -(-MIN_DEPTH // int(x.shape[3]))
+    together = (most or len(shifted)) if small else -(-MIN_DEPTH // int(x.shape[3]))
     groups = [shifted[k : k + together] for k in range(0, len(shifted), together)]
     return [join(group, axis=1) for group in groups]
 
@@ -101,7 +108,8 @@ def _sum_of_products(x: tf.Tensor, filters: tf.Tensor, dilations: list[int], pad
         n + sum(p) - (k - 1) * d for n, p, k, d in zip(image_size(x), pads, window, dilations, strict=True)
     ]
     rows = tf.reshape(filters, [window[0] * window[1] * channels, num_filters])
-    patches = _patches(x, window, size, [1, 1], dilations, pads)
+    together = places_together(filters.shape, len(_shifts(window)))
+    patches = _patches(x, window, size, [1, 1], dilations, pads, together)
     if len(patches) == 1:
         return tf.reshape(tf.matmul(patches[0], rows), [-1, *size, num_filters])
     result, done = None, 0

@@ -5,17 +5,21 @@ TensorFlow (fedfer.export.keras_engine). An engine needs a process of its own: a
 beside TensorFlow. Images enter as float32 in 0..1.
 """
 
+from __future__ import annotations
+
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fedfer.export.checkpoint import Weights
 from fedfer.export.contract import SIGNATURES, Contract
 from fedfer.export.targets import encode_targets
 from fedfer.model.errors import ModelFileError
+
+if TYPE_CHECKING:
+    from fedfer.export.checkpoint import Weights  # checkpoints' own libraries are not needed to train
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,11 @@ import copy
 import numpy as np
 from tensorflow.lite.python import schema_py_generated as schema
 
-from fedfer.export.recompute import recompute
+from fedfer.export.recompute import Recomputed, read_again, recompute
 from fedfer.export.schedule import Operator, schedule
 
+MIN_READ_AGAIN = 2**14  # numbers of a variable that is read anew for the backward pass
+MAX_CHEAP_DEPTH = 16
 TARGETS = (b"labels", b"targets")  # inputs of `train` that the loss compares with
 # One or two passes over memory, or less; BATCH_MATMUL with a constant is one of fedfer.export.winograd_dense.
 CHEAP = frozenset(
@@ -47,22 +49,44 @@ def operator_codes(model: schema.ModelT) -> list[int]:
 
 
 def _make_again(model: schema.ModelT, subgraph: schema.SubGraphT, target: int) -> None:
-    operators, codes = _operators(model, subgraph), operator_codes(model)
-    kinds = [codes[op.opcodeIndex] for op in subgraph.operators]
     constant = {i for i, t in enumerate(subgraph.tensors) if model.buffers[t.buffer].data is not None}
     by_batch = [t.shapeSignature is not None and -1 in t.shapeSignature for t in subgraph.tensors]
-    product = schema.BuiltinOperator.BATCH_MATMUL
-    plan = recompute(
-        operators,
-        late=_after_the_outputs(operators, kinds, target),
-        cheap={
+    product, codes = schema.BuiltinOperator.BATCH_MATMUL, operator_codes(model)
+
+    def parts() -> tuple[list[Operator], set[int], set[int], list[int]]:
+        """The operators, which are late, which cheap, and their kinds."""
+        operators, kinds = _operators(model, subgraph), [codes[op.opcodeIndex] for op in subgraph.operators]
+        products = {
             i
             for i, op in enumerate(operators)
-            if kinds[i] in CHEAP or (kinds[i] == product and constant & {*op.inputs})
-        },
-        large={i for i, large in enumerate(by_batch) if large},
-        num_tensors=len(subgraph.tensors),
-    )
+            if kinds[i] == product and (constant & {*op.inputs} or _is_shallow(subgraph, i))
+        }
+        cheap = products | {i for i, kind in enumerate(kinds) if kind in CHEAP}
+        return operators, _after_the_outputs(operators, kinds, target), cheap, kinds
+
+    operators, late, cheap, _ = parts()
+    large = {i for i, large in enumerate(by_batch) if large}
+    _apply(recompute(operators, late, cheap, large, len(subgraph.tensors)), subgraph)
+    operators, late, cheap, kinds = parts()
+    reads = {
+        i
+        for i, op in enumerate(operators)
+        if kinds[i] == schema.BuiltinOperator.READ_VARIABLE
+        and np.prod(subgraph.tensors[op.outputs[0]].shape) >= MIN_READ_AGAIN
+    }
+    _apply(read_again(operators, late, cheap, reads, len(subgraph.tensors)), subgraph)
+
+
+def _is_shallow(subgraph: schema.SubGraphT, number: int) -> bool:
+    """Whether a product sums so few terms that it costs little more than writing it down: the convolution of
+    an image's one or three colours."""
+    op = subgraph.operators[number]
+    options = op.builtinOptions
+    depth = subgraph.tensors[op.inputs[0]].shape[-1]
+    return bool(depth <= MAX_CHEAP_DEPTH and not (options is not None and options.adjX))
+
+
+def _apply(plan: Recomputed, subgraph: schema.SubGraphT) -> None:
     subgraph.tensors += [copy.copy(subgraph.tensors[tensor]) for tensor in plan.tensors]
     subgraph.operators = [copy.copy(subgraph.operators[number]) for number in plan.originals]
     for packed, op in zip(subgraph.operators, plan.operators, strict=True):

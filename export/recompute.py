@@ -39,7 +39,40 @@ def recompute(
         t for number in late for t in operators[number].inputs if t in large and maker.get(t) not in late
     }
     shared = {t for t in shared if t in maker}
-    again = _to_copy(operators, maker, shared, cheap, large)
+    return _with_copies(operators, late, _to_copy(operators, maker, shared, cheap, large), num_tensors)
+
+
+def read_again(
+    operators: Sequence[Operator],
+    late: Collection[int],
+    cheap: Collection[int],
+    reads: Collection[int],
+    num_tensors: int,
+) -> Recomputed:
+    """Gives the operators `late` copies of the `reads` of variables that they share with others, and of what
+    `cheap` operators make of those reads alone: a read is a copy of the weights, which would be kept from the
+    forward pass on."""
+    maker = {tensor: number for number, op in enumerate(operators) for tensor in op.outputs}
+    found = set(reads)
+    for number, op in enumerate(operators):
+        makers = {maker[tensor] for tensor in op.inputs if tensor in maker}
+        if number in cheap and makers and makers <= found:
+            found.add(number)
+    found -= {*late}
+    again: set[int] = set()
+    wanted = [tensor for number in late for tensor in operators[number].inputs]
+    while wanted:
+        made_by = maker.get(wanted.pop())
+        if made_by in found - again:
+            again.add(made_by)
+            wanted += operators[made_by].inputs
+    return _with_copies(operators, late, again, num_tensors)
+
+
+def _with_copies(
+    operators: Sequence[Operator], late: Collection[int], again: Collection[int], num_tensors: int
+) -> Recomputed:
+    """Each operator of `again` twice, the second time for those that are `late`."""
     tensors: dict[int, int] = {}
     for number in sorted(again):
         for tensor in operators[number].outputs:

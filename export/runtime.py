@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import importlib.util
 from importlib import import_module
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -36,9 +35,11 @@ class Model(Engine):
         self.contract = read_contract(content)
         given = {"model_path": str(model)} if isinstance(model, Path) else {"model_content": content}
         self.runtime = pick_runtime(runtime)
-        self.runtime_version = version(self.runtime)
+        module = RUNTIMES[self.runtime]
+        # Not importlib.metadata, which takes 2.5 MB.
+        self.runtime_version = str(import_module(module.split(".")[0]).__version__)
         try:
-            interpreter = import_module(RUNTIMES[self.runtime]).Interpreter(**given, num_threads=num_threads)
+            interpreter = import_module(module).Interpreter(**given, num_threads=num_threads)
             held = [*SIGNATURES, *(set(STATE_SIGNATURES) & interpreter.get_signature_list().keys())]
             self._runners = {name: interpreter.get_signature_runner(name) for name in held}
         except (ValueError, RuntimeError) as error:

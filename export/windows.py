@@ -3,12 +3,15 @@
 Images f32[B,H,W,C]; y and its gradient have a row and a column for each window, f32[B,h,w,...].
 """
 
+import math
 from dataclasses import dataclass
 
 import tensorflow as tf
 
 from fedfer.export.padding import Pads, every, image_size, pad_images, pads_of
 
+# Numbers of filters in one product: runtimes keep a copy of its operands, rearranged, one or two more.
+MAX_PRODUCT_FILTERS = 3 * 2**18
 Place = tuple[int, int]  # row and column in a window, before dilation
 
 
@@ -76,23 +79,29 @@ def spread(y: tf.Tensor, filters: tf.Tensor, windows: Windows) -> tf.Tensor:
 
 
 def spread_few(y: tf.Tensor, filters: tf.Tensor, windows: Windows) -> tf.Tensor:
-    """`spread` of small images: one product with the filters on its left. Their transpose on the right, as
+    """`spread` of small images: products with the filters on their left. Their transpose on the right, as
     there, would have to be prepared at each step, which for few windows takes longer than the product."""
     height, width, num_filters = y.shape[1:]
-    channels, num_places = int(filters.shape[2]), len(windows.places())
-    rows = tf.reshape(filters, [1, num_places * channels, num_filters])
+    channels, places = int(filters.shape[2]), windows.places()
+    rows = tf.reshape(filters, [1, len(places) * channels, num_filters])
     # A product that transposes its right side itself would run without AVX in tflite-runtime 2.14.
     across = tf.reshape(tf.transpose(tf.reshape(y, [-1, num_filters])), [1, num_filters, -1])
-    seen = tf.matmul(rows, across)
-    by_window = tf.reshape(
-        tf.transpose(tf.reshape(seen, [num_places * channels, -1])),
-        [-1, height, width, num_places * channels],
-    )
-    shares = {
-        place: by_window[:, :, :, number * channels : (number + 1) * channels]
-        for number, place in enumerate(windows.places())
-    }
+    shares = {}
+    together = places_together(filters.shape, len(places))
+    for start in range(0, len(places), together):
+        some = places[start : start + together]
+        depth = len(some) * channels
+        seen = tf.matmul(rows[:, start * channels : start * channels + depth], across)
+        by_window = tf.reshape(tf.transpose(tf.reshape(seen, [depth, -1])), [-1, height, width, depth])
+        for number, place in enumerate(some):
+            shares[place] = by_window[:, :, :, number * channels : (number + 1) * channels]
     return lay_back(shares, windows)
+
+
+def places_together(filters_shape: tf.TensorShape, num_places: int) -> int:
+    """How many places of a window may share a product: it copies their filters, rearranged."""
+    most = max(1, MAX_PRODUCT_FILTERS // int(math.prod(filters_shape[2:])))
+    return -(-num_places // -(-num_places // most))
 
 
 def _sum_phases(shares: dict[Place, tf.Tensor], windows: Windows) -> tf.Tensor:

@@ -78,6 +78,8 @@ def convolution(
 def convolutions(rng: np.random.Generator) -> Iterator[Case]:
     yield convolution(rng, (2, 48, 48, 1), (3, 3, 1, 4), padding="VALID")  # the article's first
     yield convolution(rng, (2, 10, 10, 8), (3, 3, 8, 16), padding="SAME")  # and the form of its others
+    wide = np.random.default_rng(21)  # filters that are shared out to two products
+    yield convolution(wide, (2, 4, 4, 320), (3, 3, 320, 320), padding="SAME")
     yield convolution(rng, (1, 1, 1, 3), (3, 3, 3, 2), padding="SAME")  # smaller than its filter
     yield convolution(rng, (2, 5, 7, 3), (1, 1, 3, 4), padding="SAME", strides=[2, 2])
     tiles = np.random.default_rng(21)  # of their own, so that the cases sampled below stay what they were

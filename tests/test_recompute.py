@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedfer.export.recompute import Recomputed, recompute
+from fedfer.export.recompute import Recomputed, read_again, recompute
 from fedfer.export.schedule import Operator
 
 
@@ -94,3 +94,47 @@ def test_a_chain_whose_start_is_not_kept_stays() -> None:
 def test_what_a_dear_operator_makes_is_kept() -> None:
     plan = recompute(chain(), late={3, 4}, cheap={1}, large={1, 2, 3}, num_tensors=6)
     assert plan.tensors == {}
+
+
+def weight_chain() -> list[Operator]:
+    """A read (of handle 0) of a variable 1, made into 2 by a cheap operator, used by an early one (with 3)
+    and by two late ones, which use the read, too."""
+    return [
+        Operator((0,), (1,), reads="w"),
+        Operator((1,), (2,)),
+        Operator((2, 3), (4,)),
+        Operator((2, 4), (5,)),
+        Operator((1, 5), (6,)),
+    ]
+
+
+def test_weights_are_read_again_for_the_backward_pass() -> None:
+    """And what is made of them alone: 1 and 2 again as 7 and 8."""
+    plan = read_again(weight_chain(), late={3, 4}, cheap={1}, reads={0}, num_tensors=7)
+    assert plan.tensors == {1: 7, 2: 8}
+    assert plan.operators == [
+        Operator((0,), (1,), reads="w"),
+        Operator((0,), (7,), reads="w"),
+        Operator((1,), (2,)),
+        Operator((7,), (8,)),
+        Operator((2, 3), (4,)),
+        Operator((8, 4), (5,)),
+        Operator((7, 5), (6,)),
+    ]
+
+
+def test_what_is_made_of_activations_too_is_not_read_again() -> None:
+    """4 is made of 3, which is no weight: it is kept, and so is what a dear operator makes."""
+    assert read_again(weight_chain(), {3, 4}, {2}, {0}, 7).tensors == {1: 7}
+
+
+@given(programs(), st.sets(st.integers(0, 13)))
+def test_late_operators_see_the_same_values_of_weights(
+    program: tuple[list[Operator], set[int], set[int], set[int]], reads: set[int]
+) -> None:
+    operators, late, cheap, _ = program
+    reads &= set(range(len(operators)))
+    plan = read_again(operators, late, cheap, reads, len(operators) + 1)
+    before, after = values(operators, list(range(len(operators)))), values(plan.operators, plan.originals)
+    assert {tensor: after[tensor] for tensor in before} == before
+    assert all(after[new] == before[old] for old, new in plan.tensors.items())
