@@ -12,7 +12,7 @@ import pytest
 from page_reader import Page
 from simulation_records import LABELS, make_record
 
-from fedfer.cli.simulation_report.figures import _binned, events
+from fedfer.cli.simulation_report.figures import _binned, distributions, events
 from fedfer.cli.simulation_report.page import render_report, write_report
 from fedfer.cli.simulation_report.record import Record, parse_record
 from fedfer.model.errors import StoreError
@@ -131,6 +131,19 @@ def test_one_device_one_round_one_label() -> None:
     body["devices"][0]["label_counts"] = [5]
     body["final"]["measures"] |= {"per_class_recall": [None], "confusion": [[0]]}
     Page(render_report(record_of(body)))
+
+
+def test_devices_that_are_alike_are_one_bar_with_its_number() -> None:
+    body = make_record(num_devices=3, num_rounds=1)
+    for device in body["devices"]:
+        device |= {"num_examples": 600, "label_counts": [], "sent_bytes": 122_493_288, "busy_sec": 183.0}
+    for update in body["rounds"][1]["updates"]:
+        update["accuracy"] = 0.25
+    words = re.findall(r">([^<>]+)</text>", distributions(record_of(body)))
+    places = [words.index(title) for title in ("examples", "busy, min", "sent, MB", "updates averaged")]
+    assert places == sorted(places)  # a panel's numbers stand before its title
+    assert {"600", "3.05", "122.5", "25.0%"} <= set(words)
+    assert not {"605", "3.04"} & set(words)
 
 
 def test_many_labels_are_told_by_their_confusions() -> None:

@@ -8,7 +8,14 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, PercentFormatter
+from matplotlib.ticker import (
+    FixedLocator,
+    FuncFormatter,
+    LogLocator,
+    MaxNLocator,
+    NullFormatter,
+    PercentFormatter,
+)
 from numpy.typing import NDArray
 
 from fedfer.cli.simulation_report.record import Device, Record
@@ -185,17 +192,22 @@ def measure_axis(axes: Any, measure: str, target: float | None) -> None:
 
 
 def _histogram(axes: Any, title: str, values: Sequence[tuple[float, bool]]) -> None:
-    """Devices by a number, attackers on top of the others."""
+    """Devices by a number, attackers on top of the others; one bar with its number where all are alike."""
     axes.set_title(title)
     numbers = [value for value, _ in values]
     if not numbers:
         return
     low, high = min(numbers), max(numbers)
-    edges = np.linspace(low, high if high > low else low + max(abs(low), 1) * 0.05, NUM_BINS + 1)
+    alike, pad = low == high, max(abs(low), 1) * 0.05
+    edges = np.linspace(low - pad, low + pad, NUM_BINS) if alike else np.linspace(low, high, NUM_BINS + 1)
     honest, attacking = ([v for v, attacks in values if attacks == which] for which in (False, True))
     axes.hist([honest, attacking], edges, stacked=True, color=[role("accent"), role("bad")])
     axes.yaxis.set_major_locator(MaxNLocator(nbins=4, integer=True))
-    axes.xaxis.set_major_locator(MaxNLocator(nbins=5))
+    axes.xaxis.set_major_locator(FixedLocator([low]) if alike else MaxNLocator(nbins=5))
+    if "accuracy" in title:
+        axes.xaxis.set_major_formatter(PercentFormatter(1))
+    elif alike:
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.4g}"))
 
 
 def _known(record: Record, values: dict[str, float | None]) -> list[tuple[float, bool]]:
