@@ -12,17 +12,8 @@ ROOT = Path(__file__).parents[1]
 
 def test_every_part_of_fedfers_own(plain_tflite: Path, tmp_path: Path) -> None:
     command = [sys.executable, str(ROOT / "benchmarks" / "aggregation.py"), "--model", str(plain_tflite)]
-    sizes = [
-        "--clients",
-        "2",
-        "--flower-clients",
-        "--flower-supernodes",
-        "--rounds",
-        "2",
-        "--updates",
-        "3",
-        "7",
-    ]
+    no_flower = ["--flower-clients", "--flower-supernodes"]
+    sizes = ["--clients", "2", *no_flower, "--rounds", "2", "--updates", "3", "7"]
     polling = ["--pollers", "5", "--polling-uploads", "4"]
     options = [*sizes, *polling, "--output", str(tmp_path / "out"), "--scratch", str(tmp_path)]
     done = subprocess.run([*command, *options], capture_output=True, text=True, check=False)
