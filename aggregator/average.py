@@ -13,18 +13,25 @@ their arrival nor blocks nor threads have a say.
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from itertools import groupby
+from itertools import accumulate, groupby, pairwise
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fedfer.aggregator.update_reader import UpdateReader, WeightedFile, in_order, opened
+from fedfer.aggregator.update_reader import (
+    UpdateReader,
+    WeightedFile,
+    flat_size,
+    in_a_row,
+    in_order,
+    opened,
+)
 from fedfer.export.checkpoint import Weights
 from fedfer.export.contract import Contract, WeightSpec
 
-BLOCK_ELEMENTS = 1 << 16  # its sums stay in the core's cache; threads meet less often than with smaller ones
+BLOCK_ELEMENTS = 1 << 17  # threads meet less often than with smaller ones; larger ones leave the caches
 LINE_ELEMENTS = 8  # a cache line between buffers: whole pages apart, adding them takes twice as long
 MAX_THREADS = 4
 Float = TypeVar("Float", np.float32, np.float64)
@@ -36,10 +43,16 @@ def weighted_mean(updates: Iterable[WeightedFile], contract: Contract, parent: P
     `parent` is needed for stale updates (see `update_reader`). Raises UsageError for no update or a
     num_examples below 1, CheckpointError for a file that is missing or damaged.
     """
-    means = [(weight, np.empty(weight.shape, np.float32)) for weight in contract.weights]
     with opened(parent, in_order(updates), contract) as readers:
-        _fill(means, readers)
-    return {weight.name: mean for weight, mean in means}
+        row = in_a_row(contract, readers)
+        weights = row or list(contract.weights)
+        ends = list(accumulate(map(flat_size, weights), initial=0))
+        flat = np.empty(ends[-1], np.float32)
+        means = [flat[start:end] for start, end in pairwise(ends)]
+        # Tensors that lie in a row are read as one: half of a model's are tiny, and each would cost a call.
+        _fill([(weights[0], flat)] if row else list(zip(weights, means, strict=True)), readers)
+    named = {weight.name: mean.reshape(weight.shape) for weight, mean in zip(weights, means, strict=True)}
+    return {weight.name: named[weight.name] for weight in contract.weights}
 
 
 def mean_tensors(
@@ -48,15 +61,16 @@ def mean_tensors(
     """The weighted mean, tensor by tensor in the contract's order, rounded to `dtype`."""
     with opened(parent, ordered, contract) as readers:
         for weight in contract.weights:
-            mean = np.empty(weight.shape, dtype)
+            mean = np.empty(flat_size(weight), dtype)
             _fill([(weight, mean)], readers)
-            yield weight, mean
+            yield weight, mean.reshape(weight.shape)
 
 
 def _fill(means: Sequence[tuple[WeightSpec, NDArray[Float]]], readers: Sequence[UpdateReader]) -> None:
-    """Averages into these tensors, a block at a time. Each block is one thread's: whose, changes nothing."""
+    """Averages into these flat tensors, a block at a time; one that is longer than its tensor goes on with
+    those that lie behind it. Each block is one thread's: whose, changes nothing."""
     blocks = [
-        (weight, first, mean.reshape(-1)[first : first + BLOCK_ELEMENTS])
+        (weight, first, mean[first : first + BLOCK_ELEMENTS])
         for weight, mean in means
         for first in range(0, mean.size, BLOCK_ELEMENTS)
     ]
@@ -82,12 +96,16 @@ def _average(
         values = memory[: mean.size]
         total, run_sum = sums[:, : mean.size]
         for number, (num_examples, (head, *tail)) in enumerate(runs):
+            product = run_sum if number else total
             head.read_into(weight, first, values)
-            np.copyto(run_sum, values)
-            for reader in tail:
-                reader.read_into(weight, first, values)
-                np.add(run_sum, values, out=run_sum)
-            np.multiply(run_sum, float(num_examples), out=run_sum if number else total)
+            if tail:
+                np.copyto(run_sum, values)
+                for reader in tail:
+                    reader.read_into(weight, first, values)
+                    np.add(run_sum, values, out=run_sum)
+                np.multiply(run_sum, float(num_examples), out=product)
+            else:  # cast on the way: one pass over memory less
+                np.multiply(values, float(num_examples), out=product, dtype=np.float64)
             if number:
-                np.add(total, run_sum, out=total)
+                np.add(total, product, out=total)
         np.divide(total, examples, out=mean, casting="same_kind")

@@ -11,7 +11,7 @@ computed in float64 and rounded to float32, after which no strategy needs to kno
 """
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +24,7 @@ from fedfer.export.checkpoint import CheckedFile
 from fedfer.export.contract import Contract, WeightSpec
 from fedfer.model.errors import UsageError
 
+FLOAT32_BYTES = 4
 MAX_OPEN_UPDATES = 128  # a process may have 1024 files open, a stale update has two, connections have theirs
 
 
@@ -93,6 +94,11 @@ class UpdateReader:
         if update.staleness and update.base is not None:
             self._base = CheckedFile(update.base, contract)
 
+    @property
+    def layout(self) -> Mapping[str, int] | None:
+        """Where in its bytes each tensor starts, if they are taken as they were sent; None if it is stale."""
+        return None if self._base is not None else self._file.starts
+
     def open(self) -> None:
         """Keeps its files open until the end of the `with`. Raises CheckpointError."""
         self._file.open()
@@ -100,7 +106,8 @@ class UpdateReader:
             self._base.open()
 
     def read_into(self, weight: WeightSpec, first: int, out: NDArray[np.float32]) -> None:
-        """Fills `out` with the effective tensor's flat elements from `first` on. Raises CheckpointError."""
+        """Fills `out` with the effective tensor's flat elements from `first` on, of a fresh update also with
+        what lies behind them if it is longer. Raises CheckpointError."""
         self._file.read_into(weight.name, first, out)
         if self._base is None or self._parent is None:
             return
@@ -120,6 +127,17 @@ class UpdateReader:
         self._file.__exit__(*exception)
         if self._base is not None:
             self._base.__exit__(*exception)
+
+
+def in_a_row(contract: Contract, readers: Sequence[UpdateReader]) -> list[WeightSpec] | None:
+    """The model's tensors in the order in which they lie in the files, if they lie alike in all of them, one
+    directly behind the other, and are taken as they are; else None."""
+    layout = readers[0].layout
+    if layout is None or any(reader.layout != layout for reader in readers[1:]):
+        return None
+    ordered = sorted(contract.weights, key=lambda weight: (layout[weight.name], flat_size(weight)))
+    ends = [layout[weight.name] + FLOAT32_BYTES * flat_size(weight) for weight in ordered]
+    return ordered if ends[:-1] == [layout[weight.name] for weight in ordered[1:]] else None
 
 
 def flat_size(weight: WeightSpec) -> int:

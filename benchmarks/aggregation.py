@@ -50,13 +50,16 @@ COPIES = 6  # of its weights, in it and in the server
 class Fold:
     """Milliseconds for one update in the page cache, by the clock and of the processor, the least of several
     runs: folding it with equal and with different numbers of examples (files opened, result written to
-    memory); apart from that the check of its sha256 before. To compare with: copying as many bytes in memory,
-    one warm buffer to another, and as many buffers as there are updates to one."""
+    memory); apart from that the check of its sha256 before. To compare with: copying as many bytes from main
+    memory to main memory (as many buffers as there are updates to as many others); those buffers to one,
+    which stays in the cache; one warm buffer to that one."""
 
     copy_ms: float
     copy_cpu_ms: float
     gather_ms: float
     gather_cpu_ms: float
+    warm_ms: float
+    warm_cpu_ms: float
     hash_ms: float
     hash_cpu_ms: float
     equal_ms: float
@@ -105,11 +108,11 @@ def measure_fold(contract: Contract, directory: Path) -> Fold:
     source = np.ones(contract.weights_bytes // 4, np.float32)  # zeros would be one page, read again and again
     target = np.ones_like(source)
 
-    many = [np.ones_like(source) for _ in paths]
+    many, others = ([np.ones_like(source) for _ in paths] for _ in range(2))
 
-    def copy(sources: list[NDArray[np.float32]]) -> None:
-        for each in sources:
-            np.copyto(target, each)
+    def copy(sources: list[NDArray[np.float32]], targets: list[NDArray[np.float32]]) -> None:
+        for each, to in zip(sources, targets, strict=True):
+            np.copyto(to, each)
 
     def check() -> None:
         for path in paths:
@@ -120,8 +123,9 @@ def measure_fold(contract: Contract, directory: Path) -> Fold:
         return lambda: _discard(weighted_mean(files, contract))
 
     works: tuple[Callable[[], None], ...] = (
-        lambda: copy([source] * FOLD_FILES),
-        lambda: copy(many),
+        lambda: copy(many, others),
+        lambda: copy(many, [target] * FOLD_FILES),
+        lambda: copy([source] * FOLD_FILES, [target] * FOLD_FILES),
         check,
         fold(0),
         fold(1),

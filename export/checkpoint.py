@@ -13,7 +13,9 @@ import struct
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -64,8 +66,8 @@ def load_matching(path: Path, contract: Contract) -> Weights:
     that trains otherwise, or only in part. Raises CheckpointError, which names the file."""
     try:
         check_size(path, contract)
-        header, _ = _read_header(path, max_header_bytes(contract))
-        held = tuple(weight for weight in contract.weights if weight.name in header)
+        entries = _entries(_read_header(path, max_header_bytes(contract)))
+        held = tuple(weight for weight in contract.weights if weight.name in entries)
         part = replace(contract, weights=held)
         with _opened(path, part, any_model=True) as file:
             weights: Weights = {weight.name: file.get_tensor(weight.name) for weight in held}
@@ -123,22 +125,22 @@ def _opened(path: Path, contract: Contract, any_model: bool = False) -> Iterator
         ) from None
 
 
-def check_header(path: Path, contract: Contract) -> tuple[dict[str, Any], int]:
-    """Refuses a file whose length or header cannot be right, before any other parser sees it; returns the
-    header's entries and where the tensors' bytes start.
+def check_header(path: Path, contract: Contract) -> tuple[Mapping[str, int], int]:
+    """Refuses a file whose length or header cannot be right, before any other parser sees it; returns where
+    among the tensors' bytes each tensor starts, and where in the file these do.
 
     Raises CheckpointError: too_large, truncated, not_safetensors.
     """
     try:
         size = check_size(path, contract)
-        header, data_start = _read_header(path, max_header_bytes(contract))
+        header = _read_header(path, max_header_bytes(contract))
     except OSError as error:
         raise CheckpointError(f"cannot read the checkpoint: {error.strerror}") from None
-    ends = [_offsets(entry)[1] for name, entry in header.items() if name != "__metadata__"]
-    expected = data_start + max(ends, default=0)
+    starts, end = _layout(header)
+    expected = 8 + len(header) + end
     if size < expected:
         raise CheckpointError(f"{size} bytes; its header promises {expected}", code="truncated")
-    return header, data_start
+    return starts, 8 + len(header)
 
 
 def check_size(path: Path, contract: Contract) -> int:
@@ -154,16 +156,16 @@ def check_size(path: Path, contract: Contract) -> int:
 class CheckedFile:
     """A checkpoint file that `checked_tensors` passed before, read again a block at a time, from any thread.
 
-    Knows where each tensor starts; every read opens the file for itself unless `open` keeps it open. (A round
-    may have more updates than a process may have open files.) Use it as a context manager.
+    `starts` is where each tensor starts among the tensors' bytes. Every read opens the file for itself unless
+    `open` keeps it open. (A round may have more updates than a process may have open files.) Use it as a
+    context manager.
     """
 
     def __init__(self, path: Path, contract: Contract) -> None:
         """Raises CheckpointError if the file is gone or is no longer what was checked."""
-        header, data_start = check_header(path, contract)
-        if header.keys() - {"__metadata__"} != {weight.name for weight in contract.weights}:
+        self.starts, self._data_start = check_header(path, contract)
+        if self.starts.keys() != {weight.name for weight in contract.weights}:
             raise CheckpointError(f"{path.name} has other tensors than the model", code="wrong_names")
-        self._starts = {w.name: data_start + _offsets(header[w.name])[0] for w in contract.weights}
         self._path = path
         self._descriptor: int | None = None
 
@@ -176,8 +178,9 @@ class CheckedFile:
                 raise self._unreadable(error) from None
 
     def read_into(self, name: str, first: int, out: NDArray[np.float32]) -> None:
-        """Fills `out` with the tensor's flat elements from `first` on. Raises CheckpointError."""
-        offset = self._starts[name] + first * out.itemsize
+        """Fills `out` with the tensor's flat elements from `first` on, and with what lies behind them if
+        it is longer. Raises CheckpointError."""
+        offset = self._data_start + self.starts[name] + first * out.itemsize
         try:
             if self._descriptor is not None:
                 num_bytes = os.preadv(self._descriptor, [out.data], offset)
@@ -201,9 +204,9 @@ class CheckedFile:
             self._descriptor = None
 
 
-def _read_header(path: Path, max_bytes: int) -> tuple[dict[str, Any], int]:
-    """The header's entries and where the tensors' bytes start. Raises CheckpointError, OSError."""
-    with path.open("rb") as file:
+def _read_header(path: Path, max_bytes: int) -> bytes:
+    """The header's JSON. Raises CheckpointError, OSError."""
+    with path.open("rb", buffering=0) as file:
         start = file.read(8)
         if len(start) < 8:
             raise CheckpointError(f"{len(start)} bytes; expected a safetensors header", code="truncated")
@@ -215,13 +218,26 @@ def _read_header(path: Path, max_bytes: int) -> tuple[dict[str, Any], int]:
         header = file.read(header_bytes)
     if len(header) < header_bytes:
         raise CheckpointError(f"file ends inside its header of {header_bytes} bytes", code="truncated")
+    return header
+
+
+@lru_cache(maxsize=16)  # the updates of a round mostly have one and the same
+def _layout(header: bytes) -> tuple[Mapping[str, int], int]:
+    """Where each tensor starts, and where the last one ends. Raises CheckpointError."""
+    places = {name: _offsets(each) for name, each in _entries(header).items() if name != "__metadata__"}
+    starts = {name: begin for name, (begin, _) in places.items()}
+    return MappingProxyType(starts), max((end for _, end in places.values()), default=0)
+
+
+def _entries(header: bytes) -> dict[str, Any]:
+    """Raises CheckpointError."""
     try:
         entries = json.loads(header)
     except (ValueError, RecursionError):
         raise CheckpointError("header is not JSON", code="not_safetensors") from None
     if not isinstance(entries, dict):
         raise CheckpointError("header is not a JSON object", code="not_safetensors")
-    return entries, 8 + header_bytes
+    return entries
 
 
 def _offsets(entry: object) -> tuple[int, int]:

@@ -1,4 +1,6 @@
+import json
 import os
+import struct
 import tracemalloc
 from fractions import Fraction
 from pathlib import Path
@@ -12,7 +14,7 @@ from hypothesis import strategies as st
 from fedfer.aggregator import average, update_reader
 from fedfer.aggregator.average import weighted_mean
 from fedfer.aggregator.update_reader import WeightedFile
-from fedfer.export.checkpoint import Weights, checkpoint_bytes
+from fedfer.export.checkpoint import METADATA_KEY, Weights, checkpoint_bytes, digest_of, load_checkpoint
 from fedfer.export.contract import Contract, TrainingSettings, WeightSpec
 from fedfer.model.errors import CheckpointError, UsageError
 
@@ -83,6 +85,34 @@ def test_blocks_and_threads_do_not_change_a_bit(
     monkeypatch.setattr(os, "cpu_count", lambda: 8)
     expected = checkpoint_bytes(plain_mean(sent), SMALL)
     assert checkpoint_bytes(weighted_mean(updates, SMALL), SMALL) == expected
+
+
+def test_tensors_may_lie_otherwise_in_each_file(tmp_path: Path) -> None:
+    """An update of a client that writes the last tensor first, between two that write them in order."""
+    sent = [random_weights(seed) for seed in range(3)]
+    updates = [update(tmp_path, weights, 2) for weights in sent]
+    backwards = backwards_bytes(sent[1])
+    other = tmp_path / digest_of(backwards)
+    other.write_bytes(backwards)
+    assert load_checkpoint(other, SMALL).keys() == sent[1].keys()
+    mixed = [updates[0], WeightedFile(other.name, 2, "d", other), updates[2]]
+    expected = plain_mean([(u.sha256, w, 2) for u, w in zip(mixed, sent, strict=True)])
+    assert checkpoint_bytes(weighted_mean(mixed, SMALL), SMALL) == checkpoint_bytes(expected, SMALL)
+    alone = weighted_mean([mixed[1]], SMALL)
+    assert checkpoint_bytes(alone, SMALL) == checkpoint_bytes(sent[1], SMALL)
+
+
+def backwards_bytes(weights: Weights) -> bytes:
+    """A valid checkpoint of SMALL with its tensors in the opposite order."""
+    header: dict[str, object] = {"__metadata__": {METADATA_KEY: SMALL.digest}}
+    data = b""
+    for weight in reversed(SMALL.weights):
+        tensor, begin = weights[weight.name].tobytes(), len(data)
+        data += tensor
+        offsets = [begin, len(data)]
+        header[weight.name] = {"dtype": "F32", "shape": list(weight.shape), "data_offsets": offsets}
+    text = json.dumps(header).encode()
+    return struct.pack("<Q", len(text)) + text + data
 
 
 def test_rounded_once_at_the_end(tmp_path: Path) -> None:
