@@ -23,21 +23,24 @@ FLEX_SUFFIX = ".flex.tflite"
 Step = Callable[[Any, Any], object]
 LIBRARIES = {
     "keras": "fedfer.model.vgg",
+    "keras-xla": "fedfer.model.vgg",
     "pytorch": "torch",
     "flex": "tensorflow",
     "tflite-runtime": "tflite_runtime.interpreter",
     "ai-edge-litert": "ai_edge_litert.interpreter",
 }
+ADAPTER = "fedfer.export.runtime"
 
 
 def exported(runtime: str, model: Path, num_threads: int) -> Step:
-    from fedfer.export.runtime import Model
+    from fedfer.export.runtime import Model  # imported before, as the others' libraries are
 
     loaded = Model(model, runtime=runtime, num_threads=num_threads)
     return lambda images, labels: loaded.train(images, labels, learning_rate=LEARNING_RATE, seed=0)
 
 
-def keras_step(num_threads: int) -> Step:
+def keras_step(num_threads: int, jit_compile: bool) -> Step:
+    """`train_on_batch`; Keras by itself compiles with XLA."""
     import keras
     import tensorflow as tf
 
@@ -47,7 +50,10 @@ def keras_step(num_threads: int) -> Step:
     tf.config.threading.set_inter_op_parallelism_threads(1)
     model = build_vgg()
     model.compile(
-        keras.optimizers.SGD(LEARNING_RATE), "sparse_categorical_crossentropy", metrics=["accuracy"]
+        keras.optimizers.SGD(LEARNING_RATE),
+        "sparse_categorical_crossentropy",
+        metrics=["accuracy"],
+        jit_compile=jit_compile,
     )
     return lambda images, labels: model.train_on_batch(images, labels)
 
@@ -133,8 +139,8 @@ def flex_convert(path: Path) -> None:
 
 
 def engine(name: str, model: Path, num_threads: int) -> Step:
-    if name == "keras":
-        return keras_step(num_threads)
+    if name in ("keras", "keras-xla"):
+        return keras_step(num_threads, jit_compile=name == "keras-xla")
     if name == "pytorch":
         return torch_step(num_threads)
     if name == "flex":
@@ -152,6 +158,8 @@ def main() -> None:
     images = rng.random((batch_size, 48, 48, 1), np.float32)
     labels = rng.integers(0, 7, batch_size).astype(np.int32)
     import_module(LIBRARIES[name])
+    if name in ("tflite-runtime", "ai-edge-litert"):
+        import_module(ADAPTER)
     cpu, wall = time.process_time(), time.perf_counter()
     step = engine(name, model, num_threads)
     step(images, labels)

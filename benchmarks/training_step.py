@@ -2,9 +2,11 @@
 installed, and the usual Flex recipe under TensorFlow 2.17 (in an environment of its own, with --flex).
 
 Each engine runs in a process of its own that stays; steps are taken in turns, so that other work on the
-machine meets all alike. Ratios to Keras are of median processor time, with two threads of wall-clock.
-Also: what loading and the first step take, each process's peak memory, and where the exported file's
-time goes by operator. Prints tables, writes training_step.json and training_step.png. Linux.
+machine meets all alike. Keras runs four times, with and without XLA, with and without oneDNN (TensorFlow
+leaves it off on some processors): ratios are to the fastest of them at a batch size and number of threads,
+of median processor time, with two threads of wall-clock. Also: what loading and the first step take, each
+process's peak memory, and where the exported file's time goes by operator. Prints what the machine is and
+tables, writes training_step.json and training_step.png. Linux.
 
     .venv/bin/python benchmarks/training_step.py --output bench-out
 """
@@ -12,6 +14,7 @@ time goes by operator. Prints tables, writes training_step.json and training_ste
 import argparse
 import importlib.util
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -22,6 +25,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from processes import peak_memory_mb
+from step_machine import describe, load_average
 from step_operators import operator_times
 
 from fedfer.cli.table import format_table
@@ -29,6 +33,15 @@ from fedfer.export.runtime import available_runtimes
 
 ENGINES = Path(__file__).parent / "step_engines.py"
 FLEX_PACKAGES = ("tensorflow-cpu==2.17.*", "numpy<2")
+# By name what TensorFlow is told of oneDNN. Keras compiles with XLA unless it is told otherwise.
+KERAS = {
+    "keras, oneDNN": "1",
+    "keras, no oneDNN": "0",
+    "keras-xla, oneDNN": "1",
+    "keras-xla, no oneDNN": "0",
+}
+FLEX = "flex"
+ONEDNN = "TF_ENABLE_ONEDNN_OPTS"
 
 
 @dataclass(frozen=True)
@@ -46,7 +59,7 @@ class Row:
     num_threads: int
     cpu_sec: float
     wall_sec: float
-    ratio: float  # to Keras, same batch size and threads
+    ratio: float  # to the fastest Keras, same batch size and threads
     first_sec: float
     peak_mb: float
 
@@ -56,16 +69,15 @@ class Engine:
 
     def __init__(self, python: Path, name: str, model: Path, setting: Setting) -> None:
         self.name = name
-        command = [
-            str(python),
-            str(ENGINES),
-            name,
-            str(model),
-            str(setting.batch_size),
-            str(setting.num_threads),
-        ]
+        kind = name.split(",")[0]
+        sizes = [str(setting.batch_size), str(setting.num_threads)]
         self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+            [str(python), str(ENGINES), kind, str(model), *sizes],
+            env={**os.environ, ONEDNN: KERAS.get(name, "1")},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
         )
         self.first_sec, _ = self._answer()
         self.steps: list[tuple[float, float]] = []
@@ -106,23 +118,30 @@ def engines(names: dict[str, Path], model: Path, setting: Setting) -> Iterator[l
 
 
 def measure(names: dict[str, Path], model: Path, setting: Setting, repeats: int) -> list[Row]:
-    """One row an engine, Keras first."""
+    """One row an engine."""
     with engines(names, model, setting) as running:
         for _ in range(repeats):
             for engine in running:
                 engine.step()
-        rows = []
-        for engine in running:
-            cpu, wall = (statistics.median(times) for times in zip(*engine.steps, strict=True))
-            base = running[0].steps
-            against = statistics.median(step[setting.num_threads > 1] for step in base)
-            ratio = (wall if setting.num_threads > 1 else cpu) / against
-            row = Row(
-                engine.name, setting.batch_size, setting.num_threads, cpu, wall, ratio, engine.first_sec,
-                engine.peak_mb(),
-            )  # fmt: skip
-            rows.append(row)
-    return rows
+        times = {
+            engine.name: [statistics.median(times) for times in zip(*engine.steps, strict=True)]
+            for engine in running
+        }
+        which = int(setting.num_threads > 1)
+        against = min(times[name][which] for name in KERAS if name in times)
+        return [
+            Row(
+                engine=engine.name,
+                batch_size=setting.batch_size,
+                num_threads=setting.num_threads,
+                cpu_sec=times[engine.name][0],
+                wall_sec=times[engine.name][1],
+                ratio=times[engine.name][which] / against,
+                first_sec=engine.first_sec,
+                peak_mb=engine.peak_mb(),
+            )
+            for engine in running
+        ]
 
 
 def flex_environment(directory: Path) -> Path:
@@ -133,6 +152,14 @@ def flex_environment(directory: Path) -> Path:
         subprocess.run([python, "-m", "pip", "install", "--quiet", *FLEX_PACKAGES], check=True)
         (directory / "ready").touch()
     return python
+
+
+def convert(model: Path, flex: Path | None) -> None:
+    """Makes the file, and with `flex` (a Python) that of the Flex recipe beside it, if missing."""
+    if not model.exists():
+        subprocess.run([sys.executable, "-m", "fedfer.cli.main", "export", f"--output={model}"], check=True)
+    if flex is not None and not model.with_suffix(".flex.tflite").exists():
+        subprocess.run([flex, ENGINES, "flex-convert", model], check=True, stderr=subprocess.DEVNULL)
 
 
 def table(rows: Sequence[Row]) -> str:
@@ -178,27 +205,32 @@ def main() -> None:
     parser.add_argument(
         "--flex", type=Path, metavar="DIR", help="environment of the Flex recipe; made if missing"
     )
+    parser.add_argument(
+        "--keras", nargs="+", choices=KERAS, default=[*KERAS], metavar="FORM", help="forms of Keras to run"
+    )
+    parser.add_argument("--model", type=Path, help="an exported VGG; made if not given")
+    parser.add_argument("--no-operators", action="store_true", help="leave the profile by operator out")
     args = parser.parse_args()
     args.output.mkdir(parents=True, exist_ok=True)
-    names = {"keras": Path(sys.executable)} | dict.fromkeys(available_runtimes(), Path(sys.executable))
+    names = dict.fromkeys([*args.keras, *available_runtimes()], Path(sys.executable))
     if importlib.util.find_spec("torch") is not None:
         names["pytorch"] = Path(sys.executable)
     if args.flex is not None:
-        names["flex"] = flex_environment(args.flex)
+        names[FLEX] = flex_environment(args.flex)
     rows: list[Row] = []
+    machine = describe(names)
+    print("\n".join(f"{key}: {value}" for key, value in machine.items()), flush=True)
     with TemporaryDirectory() as directory:
-        model = Path(directory) / "vgg.tflite"
-        subprocess.run([sys.executable, "-m", "fedfer.cli.main", "export", f"--output={model}"], check=True)
-        if args.flex is not None:
-            subprocess.run(
-                [names["flex"], ENGINES, "flex-convert", model], check=True, stderr=subprocess.DEVNULL
-            )
+        model = args.model or Path(directory) / "vgg.tflite"
+        convert(model, names.get(FLEX))
         for num_threads in args.threads:
             for batch_size in args.batch_sizes:
                 rows += measure(names, model, Setting(batch_size, num_threads), args.repeats)
                 print(table(rows[-len(names) :]), flush=True)
         profiles = {
-            runtime: operator_times(model, runtime, max(args.batch_sizes)) for runtime in available_runtimes()
+            runtime: operator_times(model, runtime, max(args.batch_sizes))
+            for runtime in available_runtimes()
+            if not args.no_operators
         }
     for runtime, times in profiles.items():
         print(f"\nBy operator, each alone, {runtime}, one thread, batch {max(args.batch_sizes)}:")
@@ -206,7 +238,8 @@ def main() -> None:
             format_table(["operator", "number", "ms"], [[t.name, str(t.count), f"{t.ms:.1f}"] for t in times])
         )
     operators = {name: [asdict(entry) for entry in times] for name, times in profiles.items()}
-    result = {"steps": [asdict(row) for row in rows], "operators": operators}
+    machine["load average after"] = load_average()
+    result = {"machine": machine, "steps": [asdict(row) for row in rows], "operators": operators}
     (args.output / "training_step.json").write_text(json.dumps(result, indent=1) + "\n")
     plot(rows, args.output / "training_step.png")
 
