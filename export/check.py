@@ -85,14 +85,14 @@ def relative_difference(a: NDArray[Any], b: NDArray[Any]) -> float:
     return float(np.abs(a - b).max(initial=0.0)) / max(largest, 1e-12)
 
 
+def vector_norm(weights: Weights) -> float:
+    """Euclidean norm of all tensors as one vector."""
+    return float(np.sqrt(sum(np.square(w, dtype=np.float64).sum() for w in weights.values())))
+
+
 def vector_difference(a: Weights, b: Weights) -> float:
     """Euclidean norm of a - b over that of b, all tensors as one vector."""
-
-    def square_sum(tensor: NDArray[np.float32]) -> float:
-        return float(np.square(tensor, dtype=np.float64).sum())
-
-    difference = sum(square_sum(a[name] - b[name]) for name in b)
-    return float(np.sqrt(difference / max(sum(map(square_sum, b.values())), 1e-24)))
+    return vector_norm({name: a[name] - b[name] for name in b}) / max(vector_norm(b), 1e-12)
 
 
 def tensors_apart(seen: Weights, expected: Weights) -> dict[str, float]:

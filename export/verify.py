@@ -15,6 +15,7 @@ from fedfer.export.check import (
     run_in_runtime,
     tensors_apart,
     vector_difference,
+    vector_norm,
 )
 from fedfer.export.checkpoint import Weights
 from fedfer.export.contract import Contract, TrainingSettings
@@ -172,8 +173,11 @@ def runtime_findings(seen: Observed, keras_step: Reference, contract: Contract) 
         yield all_close("gradient", gradients, keras_step.gradients)
         yield close("Adam's moments", moments_apart(seen.state, gradients, contract))
         trained = trained | step_by_keras(keras_step.initial, gradients, contract)
-    yield close("all weights after `train`", vector_difference(seen.trained, trained), WEIGHTS_TOLERANCE)
-    yield all_close("step", steps(seen.trained, keras_step.initial), steps(trained, keras_step.initial))
+    taken = steps(trained, keras_step.initial)
+    # A large learning rate moves weights far, and rounding's share of the step with them.
+    allowed = max(WEIGHTS_TOLERANCE, STEP_TOLERANCE * vector_norm(taken) / vector_norm(trained))
+    yield close("all weights after `train`", vector_difference(seen.trained, trained), allowed)
+    yield all_close("step", steps(seen.trained, keras_step.initial), taken)
     yield Finding(bool(np.isfinite(seen.small_batch_loss)), f"{seen.runtime}: a batch of 1 trains as it is")
     yield Finding(seen.round_trip_exact, f"{seen.runtime}: save -> restore -> save, bit for bit")
     yield Finding(seen.repeats_exactly, f"{seen.runtime}: the same seed gives the same weights, bit for bit")

@@ -17,7 +17,9 @@ ADAM_WAYS = (
 )
 
 
-def verified(ways: tuple[str, ...] = WAYS, optimizer: str = "sgd") -> dict[str, list[tuple[bool, str]]]:
+def verified(
+    ways: tuple[str, ...] = WAYS, optimizer: str = "sgd", rate: float | None = None
+) -> dict[str, list[tuple[bool, str]]]:
     """What verify() finds after each kind of sabotage: (passed, text)."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     from keras_models import LABELS, tiny_model
@@ -32,7 +34,7 @@ def verified(ways: tuple[str, ...] = WAYS, optimizer: str = "sgd") -> dict[str, 
     for way in ways:
         model = tiny_model()
         weights = [weight.copy() for weight in model.get_weights()]
-        settings = TrainingSettings(chosen, learning_rate=chosen.learning_rate)
+        settings = TrainingSettings(chosen, learning_rate=rate or chosen.learning_rate)
         content = sabotaged_convert(way)(model, LABELS, settings)
         findings = verify(content, model, make_contract(model, LABELS, settings))
         found[way] = [(finding.passed, finding.text) for finding in findings]
