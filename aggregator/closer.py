@@ -111,14 +111,15 @@ class Closer:
         rejected = rejections_of(files, run.settings, run.contract, self._measure)
         reach("gates_passed")
         kept = [file for key, file in files.updates.items() if key not in rejected]
+        strategy = run.strategy.after_gates(len(kept)) if rejected else run.strategy
         made, averaged_sec = None, 0.0
         with run.store.claims.held() as claim:
-            if len(kept) < run.strategy.min_updates:
-                result = without_candidate(round_, rejected, run.strategy.min_updates, run.clock())
+            if len(kept) < strategy.min_updates:
+                result = without_candidate(round_, rejected, strategy.min_updates, run.clock())
             else:
                 begun = time.monotonic()
                 with self._metrics.stage("average"):
-                    made = aggregate(files, kept, run.strategy, run.contract, run.blobs, claim)
+                    made = aggregate(files, kept, strategy, run.contract, run.blobs, claim)
                 averaged_sec = time.monotonic() - begun
                 measures = self._parent_measures(files), self._measured(made.weights)
                 reach("measured")

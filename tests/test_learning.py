@@ -15,7 +15,7 @@ from fedfer.aggregator.gates import GateSettings
 from fedfer.aggregator.metrics import Metrics
 from fedfer.aggregator.retention import RetentionSettings
 from fedfer.aggregator.stopping import StoppingSettings
-from fedfer.export.checkpoint import checkpoint_bytes, digest_of
+from fedfer.export.checkpoint import checkpoint_bytes, digest_of, load_checkpoint
 from fedfer.export.contract import Contract, read_contract
 from fedfer.model.errors import RefusedError, UsageError
 from fedfer.model.sources import load_images
@@ -115,14 +115,34 @@ def test_rolling_back_restores_weights_and_state(
 
 
 def distance(there: Party, contract: Contract, a: str, b: str) -> float:
-    from fedfer.export.checkpoint import load_checkpoint
-
     first, second = (
         load_checkpoint(there.run.blobs.version_path(there.run.versions.find(name).weights), contract)
         for name in (a, b)
     )
     trained = [w.name for w in contract.weights if w.role == "trainable"]
     return float(np.sqrt(sum(np.square(first[n].astype(float) - second[n]).sum() for n in trained)))
+
+
+def test_multi_krum_goes_on_with_what_gates_leave(
+    tiny_tflite: Path, tmp_path: Path, contract: Contract, random_start: Path
+) -> None:
+    """f = 1 needs five updates and has them; the four that a gate leaves bear f = 0: two of them (n - f - 2),
+    those that lie closest together, are averaged."""
+    gates, strategy = GateSettings(max_norm_ratio=3.0), {"name": "multi_krum", "num_byzantine": 1}
+    settings = RunSettings(rounds=rounds_of(5), gates=gates, strategy=strategy)
+    one, scaled = synthetic_weights(contract, 1), synthetic_weights(contract, 4)
+    near = {name: tensor + np.float32(1e-3) for name, tensor in one.items()}
+    sent = [one, near, synthetic_weights(contract, 2), synthetic_weights(contract, 3)]
+    sent.append({name: 100 * tensor for name, tensor in scaled.items()})
+    with party(tiny_tflite, tmp_path / "data", settings, random_start) as there:
+        phones = there.phones("a", "b", "c", "d", "attacker")
+        result = there.round_trip(phones, [checkpoint_bytes(weights, contract) for weights in sent])
+        row = there.run.rounds.rows(1)[0]
+        assert (row["outcome"], row["result_weights"]) == ("committed", result)
+        made = load_checkpoint(there.run.blobs.version_path(result), contract)
+    for spec in contract.weights:
+        if spec.role == "trainable":
+            np.testing.assert_allclose(made[spec.name], one[spec.name] + 5e-4, atol=1e-6)
 
 
 def test_an_update_that_is_too_long_is_turned_away(
@@ -260,8 +280,6 @@ def test_a_late_update_counts_less_in_the_next_buffer(buffered: Party, contract:
     ]
     assert result["base_weights"] == first
     expected = by_hand(contract)
-    from fedfer.export.checkpoint import load_checkpoint
-
     found = load_checkpoint(buffered.run.blobs.version_path(result["result_weights"]), contract)
     for weight in contract.weights:
         assert np.allclose(found[weight.name], expected[weight.name], rtol=1e-5, atol=1e-6), weight.name

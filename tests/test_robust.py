@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from fedfer.aggregator import update_reader
 from fedfer.aggregator.strategies import blocks
-from fedfer.aggregator.strategies.krum import MultiKrum, krum_scores, squared_distances
+from fedfer.aggregator.strategies.krum import Krum, MultiKrum, krum_scores, squared_distances
 from fedfer.aggregator.strategies.registry import make_strategy
 from fedfer.aggregator.strategies.trimmed_mean import TrimmedMean
 from fedfer.aggregator.update_reader import WeightedFile, in_order
@@ -151,6 +151,29 @@ def test_krum_refuses_rounds_in_which_it_promises_nothing(tmp_path: Path, name: 
         result(tmp_path, {"name": name, "num_byzantine": 2}, sent)
     assert refused.value.code == "too_few_updates"
     assert MultiKrum(num_byzantine=1).num_kept(7) == 4
+
+
+@pytest.mark.parametrize(("num_left", "f"), [(9, 3), (8, 2), (7, 2), (6, 1), (5, 1), (4, 0), (3, 0), (2, 0)])
+def test_krum_bears_as_many_liars_as_gates_leave_it_room_for(num_left: int, f: int) -> None:
+    """f = 3 needs nine updates; eight are enough for two, seven too, six and five for one."""
+    left = Krum(num_byzantine=3).after_gates(num_left)
+    assert left == Krum(num_byzantine=f)
+    assert (left.min_updates <= num_left) == (num_left > 2)
+    assert MultiKrum(num_byzantine=3).after_gates(num_left) == MultiKrum(num_byzantine=f)
+
+
+@pytest.mark.parametrize(("num_left", "f", "m"), [(12, 3, 5), (10, 3, 5), (9, 3, 4), (5, 1, 2), (3, 0, 1)])
+def test_multi_krum_selects_no_more_than_are_left(num_left: int, f: int, m: int) -> None:
+    left = MultiKrum(num_byzantine=3, num_selected=5).after_gates(num_left)
+    assert left == MultiKrum(num_byzantine=f, num_selected=m)
+    assert left.min_updates <= num_left
+
+
+@given(f=st.integers(0, 20), more=st.integers(0, 20), turned_away=st.integers(0, 60))
+def test_liars_that_gates_found_leave_no_liar_unborne(f: int, more: int, turned_away: int) -> None:
+    num_left = 2 * f + 3 + more - turned_away
+    if num_left >= 3:
+        assert Krum(num_byzantine=f).after_gates(num_left).num_byzantine >= f - turned_away
 
 
 def test_norm_bound_by_hand(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ with them, name it by its content, and go back to it.
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, Self
 
 from fedfer.aggregator.update_reader import WeightedFile
 from fedfer.export.checkpoint import Weights
@@ -37,6 +37,9 @@ class Strategy(Protocol):
     def client_settings(self) -> Mapping[str, float]:
         """What devices have to be told for this strategy, such as {"proximal_mu": 0.01}."""
 
+    def after_gates(self, num_left: int) -> "Strategy":
+        """The strategy for what is left of a round with enough updates, after gates turned others away."""
+
     def aggregate(
         self, parent: Path, updates: Sequence[WeightedFile], state: Path | None, contract: Contract
     ) -> Aggregate:
@@ -56,6 +59,9 @@ class Plain:
 
     def client_settings(self) -> Mapping[str, float]:
         return {}
+
+    def after_gates(self, num_left: int) -> Self:
+        return self
 
 
 def settings_of(strategy: Strategy) -> dict[str, object]:

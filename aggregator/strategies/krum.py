@@ -4,7 +4,9 @@ Gradient Descent".
 With n updates of which f may lie, an update's score is the sum of its squared distances to the n - f - 2
 nearest others. Krum takes the update with the smallest score as the next version; multi-Krum the mean of
 the m with the smallest. Equal scores: the first in canonical order. Needs n >= 2f + 3: a round with fewer
-is refused, not averaged some other way, since that would be the attacker's gain.
+is refused, not averaged some other way, since that would be the attacker's gain. Of a round that had as many,
+gates may have turned k away; then f is as large as what is left allows, (n - k - 3) / 2. Since
+n >= 2f + 3 that is at least f - k: if those that were turned away lied, no liar is borne less than before.
 
 Distances are those of the trainable weights. BatchNorm statistics, whose scale is another, are averaged
 over all updates without the f largest and the f smallest values of each element. Not weighted:
@@ -14,7 +16,7 @@ num_examples is a device's own claim.
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,6 +44,9 @@ class Krum(Plain):
     @property
     def min_updates(self) -> int:
         return 2 * self.num_byzantine + 3
+
+    def after_gates(self, num_left: int) -> Self:
+        return replace(self, num_byzantine=min(self.num_byzantine, max(0, (num_left - 3) // 2)))
 
     def num_kept(self, num_updates: int) -> int:
         """How many updates make the next version."""
@@ -76,8 +81,18 @@ class MultiKrum(Krum):
     def min_updates(self) -> int:
         return max(2 * self.num_byzantine + 3, (self.num_selected or 1) + self.num_byzantine + 2)
 
+    def after_gates(self, num_left: int) -> Self:
+        fewer = super().after_gates(num_left)
+        if self.num_selected is None:
+            return fewer
+        return replace(fewer, num_selected=max(1, min(self.num_selected, fewer.most_kept(num_left))))
+
+    def most_kept(self, num_updates: int) -> int:
+        """n - f - 2."""
+        return num_updates - self.num_byzantine - 2
+
     def num_kept(self, num_updates: int) -> int:
-        return self.num_selected or num_updates - self.num_byzantine - 2
+        return self.num_selected or self.most_kept(num_updates)
 
 
 def squared_distances(
