@@ -2,9 +2,9 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
 DEMO ?=
-# Tests run in so many processes, a file in one of them: what a file sets up is set up once.
+# Tests run in so many processes, a file in one of them: what a file sets up is set up once. Long files first.
 WORKERS ?= 2
-PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 .PHONY: demo test test-all test-postgres check lock clean
 
@@ -14,8 +14,9 @@ demo: .venv/.ready
 test: check
 	$(PYTEST) -m "not slow"
 
+# With the slow ones; and every process is started as a person starts it (tests/prepared.py).
 test-all: check
-	$(PYTEST)
+	FEDFER_TEST_COMMANDS=started $(PYTEST)
 
 # The tests that run a server, on PostgreSQL instead of SQLite; skipped where there is none.
 test-postgres: .venv/.ready

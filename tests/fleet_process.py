@@ -2,12 +2,11 @@
 
 import os
 import re
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import prepared
 from waiting import PATIENCE_SEC
 
 
@@ -18,11 +17,11 @@ class Fleet:
         directory.mkdir()
         self.directory = directory
         self._out, self._err = directory / "out", directory / "err"
-        command = [sys.executable, "-m", "fedfer.cli.main", "devices", "--server", url, "--count", "3"]
+        command = [*prepared.COMMAND, "devices", "--server", url, "--count", "3"]
         images = ["--data", "drawn", "--examples-per-device", "5"]
         (directory / "tmp").mkdir()
         with self._out.open("w") as out, self._err.open("w") as err:
-            self.process = subprocess.Popen(
+            self.process = prepared.start(
                 [*command, *images, *options],
                 stdout=out,
                 stderr=err,

@@ -7,8 +7,8 @@ import numpy as np
 from gradient_build import Arrays, build_files
 from gradient_cases import Case
 from gradient_runs import observed_gradients
+from prepared import call_isolated, in_tensorflow
 
-from fedfer.export.isolation import call_isolated
 from fedfer.export.runtime import available_runtimes
 
 TOLERANCE = 1e-5  # of a gradient's largest element
@@ -29,7 +29,7 @@ class Compared:
 
 def compare(directory: Path, files: dict[str, list[Case]]) -> Compared:
     """TensorFlow's gradients, and those of the converted files in each runtime."""
-    built = call_isolated(build_files, directory, files)
+    built = in_tensorflow(build_files, directory, files)
     cotangents = {name: dy for name, (_, dy) in built.items()}
     observed = {
         runtime: call_isolated(observed_gradients, directory, files, runtime, cotangents)

@@ -3,7 +3,6 @@
 import hashlib
 import socket
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,13 +11,14 @@ from typing import Any
 
 import httpx
 import numpy as np
+import prepared
 from postgres import database_url
 from waiting import PATIENCE_SEC, wait_for
 
 from fedfer.export.checkpoint import Weights, checkpoint_bytes
 from fedfer.export.contract import Contract
 
-SERVE = [sys.executable, "-m", "fedfer.cli.main", "serve"]
+SERVE = [*prepared.COMMAND, "serve"]
 UPDATE = "/v1/runs/default/rounds/1/update"  # the path of uploads in round 1
 OCTETS = {"Content-Type": "application/octet-stream"}
 
@@ -27,7 +27,7 @@ OCTETS = {"Content-Type": "application/octet-stream"}
 class Server:
     """A running server process and the file that it logs to."""
 
-    process: subprocess.Popen[str]
+    process: prepared.Running
     log: Path
     url: str = ""
 
@@ -58,7 +58,7 @@ def start(model: Path, data_dir: Path, *options: str, port: int = 0) -> Server:
     command = [*SERVE, str(model), "--data-dir", str(data_dir), "--port", str(port), *database(data_dir)]
     log = data_dir.with_suffix(".log")
     with log.open("a") as errors:
-        process = subprocess.Popen([*command, *options], stdout=subprocess.PIPE, stderr=errors, text=True)
+        process = prepared.start([*command, *options], stdout=subprocess.PIPE, stderr=errors)
     server = Server(process, log)
     assert process.stdout is not None
     line = process.stdout.readline()

@@ -14,10 +14,10 @@ import pytest
 from arm64_step import steps
 from keras_reference import export_named
 from numpy.typing import NDArray
+from prepared import call_isolated, in_tensorflow
 
 import fedfer
 from fedfer.export.check import vector_difference
-from fedfer.export.isolation import call_isolated
 
 HERE = Path(__file__).parent
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
@@ -74,5 +74,5 @@ def test_the_tiny_model_trains_on_aarch64_as_on_x86(tiny_tflite: Path, tmp_path:
 @pytest.mark.slow
 def test_the_network_trains_on_aarch64_as_on_x86(tmp_path: Path) -> None:
     model = tmp_path / "vgg.tflite"
-    call_isolated(export_named, "vgg", model)
+    in_tensorflow(export_named, "vgg", model)
     assert_the_same_training(model, 4, 1, tmp_path / "out.npz")

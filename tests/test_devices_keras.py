@@ -1,19 +1,19 @@
 """`fedfer devices --engine keras` against `fedfer serve`: the same training as by the file, in TensorFlow."""
 
-import subprocess
 import sys
 from pathlib import Path
 
+import prepared
 import pytest
 from exported import save_tiny_keras
 from fleet_process import fleet
+from prepared import in_tensorflow
 from server_helpers import serving
 from waiting import PATIENCE_SEC
 
 from fedfer.export.check import vector_difference
 from fedfer.export.checkpoint import Weights, load_checkpoint
 from fedfer.export.contract import read_contract
-from fedfer.export.isolation import call_isolated
 
 ROUNDS = ("--clients", "3", "--rounds", "2", "--local-epochs", "1", "--batch-size", "2")
 
@@ -22,7 +22,7 @@ ROUNDS = ("--clients", "3", "--rounds", "2", "--local-epochs", "1", "--batch-siz
 def tiny_keras(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What `tiny_tflite` was exported from."""
     path = tmp_path_factory.mktemp("keras") / "tiny.keras"
-    call_isolated(save_tiny_keras, path, 0.3)
+    in_tensorflow(save_tiny_keras, path, 0.3)
     return path
 
 
@@ -62,9 +62,7 @@ def test_a_fleet_in_tensorflow_trains_what_a_fleet_of_phones_trains(
 )
 def test_engine_and_keras_model_go_together(options: list[str], words: str) -> None:
     command = [sys.executable, "-m", "fedfer.cli.main", "devices", "--server", "http://127.0.0.1:9"]
-    done = subprocess.run(
-        [*command, "--count", "1", "--data", "drawn", *options], capture_output=True, text=True, check=False
-    )
+    done = prepared.run([*command, "--count", "1", "--data", "drawn", *options])
     assert done.returncode == 1
     assert done.stderr.startswith(f"fedfer devices: {words}")
     assert done.stderr.count("\n") == 1
@@ -73,7 +71,7 @@ def test_engine_and_keras_model_go_together(options: list[str], words: str) -> N
 def test_another_keras_model_is_said_in_one_line(tiny_tflite: Path, tmp_path: Path) -> None:
     """The same network with another share of dropout."""
     other = tmp_path / "other.keras"
-    call_isolated(save_tiny_keras, other, 0.5)
+    in_tensorflow(save_tiny_keras, other, 0.5)
     with (
         serving(tiny_tflite, tmp_path / "data", *ROUNDS) as server,
         fleet(server.url, tmp_path / "fleet", "--engine", "keras", "--keras-model", str(other)) as phones,

@@ -4,11 +4,10 @@ go on from their last steps, to the same weights."""
 import os
 import re
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import httpx
+import prepared
 import pytest
 from server_helpers import serving
 from waiting import PATIENCE_SEC, children_of, wait_for
@@ -34,13 +33,13 @@ STEPS = (
 NUM_STEPS = 150 * 3  # five images in batches of 2
 
 
-def devices(url: str, directory: Path, runtime: str, cache: Path) -> subprocess.Popen[bytes]:
+def devices(url: str, directory: Path, runtime: str, cache: Path) -> prepared.Running:
     """Two phones of five images in one process; what they say goes to `directory`/out."""
-    command = [sys.executable, "-m", "fedfer.cli.main", "devices", "--server", url, "--count", "2"]
+    command = [*prepared.COMMAND, "devices", "--server", url, "--count", "2"]
     options = ["--data", "drawn", "--examples-per-device", "5", "--processes", "1", "--runtime", runtime]
     directory.mkdir()
     with (directory / "out").open("w") as out:
-        return subprocess.Popen(
+        return prepared.start(
             [*command, *options, "--cache-dir", str(cache)], stdout=out, stderr=out, start_new_session=True
         )
 
@@ -56,7 +55,7 @@ def steps_kept(cache: Path) -> int:
     return newest
 
 
-def final_weights(phones: subprocess.Popen[bytes], directory: Path) -> str:
+def final_weights(phones: prepared.Running, directory: Path) -> str:
     assert phones.wait(PATIENCE_SEC) == 0, (directory / "out").read_text()
     found = re.search(r"^final weights (\w{64})$", (directory / "out").read_text(), re.MULTILINE)
     assert found is not None

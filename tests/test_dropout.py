@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from dropout_masks import NUM_SAMPLES, RATES, SEEDS, Array, Drawn, draw, run_mask_model
+from prepared import call_isolated, in_tensorflow
 
-from fedfer.export.isolation import call_isolated
 from fedfer.export.runtime import available_runtimes
 
 MOST_SIGMA = 4.5  # of some hundred standardised numbers, none should be beyond
@@ -22,7 +22,7 @@ def mask_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def drawn(mask_model: Path) -> Drawn:
-    return call_isolated(draw, mask_model)
+    return in_tensorflow(draw, mask_model)
 
 
 @pytest.fixture(scope="module")

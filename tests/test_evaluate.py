@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from prepared import call_isolated
 
 from fedfer.cli import evaluate as command
 from fedfer.cli.table import format_table
 from fedfer.export.checkpoint import checkpoint_bytes
 from fedfer.export.evaluation import evaluate, evaluate_apart, parts
-from fedfer.export.isolation import call_isolated
 from fedfer.export.runtime import Model
 from fedfer.model.data import LabelledImages
 from fedfer.model.errors import CheckpointError, DataError, UsageError

@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from exactness_runs import COMPILED, export_exactly, steps_in_keras, steps_on_phone, warmed_weights
+from prepared import call_isolated, in_tensorflow
 
 from fedfer.export.check import vector_difference
 from fedfer.export.checkpoint import Weights
-from fedfer.export.isolation import call_isolated
 from fedfer.export.optimizer_settings import OPTIMIZERS
 from fedfer.export.runtime import available_runtimes
 
@@ -37,8 +37,8 @@ def steps(after: Weights, before: Weights) -> Weights:
 @pytest.mark.parametrize(("optimizer", "learning_rate"), [("sgd", 0.02), ("adam", 0.001)])
 def test_20_steps_of_the_tiny_model(tmp_path: Path, optimizer: str, learning_rate: float) -> None:
     settings, model = OPTIMIZERS[optimizer], tmp_path / "model.tflite"
-    call_isolated(export_exactly, model, "tiny", settings)
-    before, after, losses = call_isolated(steps_in_keras, "tiny", settings, learning_rate, 8)
+    in_tensorflow(export_exactly, model, "tiny", settings)
+    before, after, losses = in_tensorflow(steps_in_keras, "tiny", settings, learning_rate, 8)
     for api in APIS:
         weights, observed = call_isolated(steps_on_phone, model, "tiny", api, learning_rate, 8)
         difference, apart = vector_difference(weights, after), losses_apart(observed, losses)
@@ -50,7 +50,7 @@ def test_20_steps_of_the_tiny_model(tmp_path: Path, optimizer: str, learning_rat
 
 @pytest.fixture(scope="module")
 def warmed() -> Weights:
-    return call_isolated(warmed_weights, 16)
+    return in_tensorflow(warmed_weights, 16)
 
 
 @pytest.mark.slow
@@ -59,10 +59,10 @@ def test_20_steps_of_the_network(
     tmp_path: Path, warmed: Weights, optimizer: str, learning_rate: float
 ) -> None:
     settings, model = OPTIMIZERS[optimizer], tmp_path / "model.tflite"
-    call_isolated(export_exactly, model, "vgg", settings)
+    in_tensorflow(export_exactly, model, "vgg", settings)
     run = ("vgg", settings, learning_rate, 16, warmed)
-    before, after, losses = call_isolated(steps_in_keras, *run)
-    _, disturbed, disturbed_losses = call_isolated(steps_in_keras, *run, DISTURBED)
+    before, after, losses = in_tensorflow(steps_in_keras, *run)
+    _, disturbed, disturbed_losses = in_tensorflow(steps_in_keras, *run, DISTURBED)
 
     def off_course(weights: Weights) -> float:
         return vector_difference(steps(weights, before), steps(after, before))

@@ -5,12 +5,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import prepared
 import pytest
+from prepared import in_tensorflow
 
 from fedfer.cli.export import write_whole
 from fedfer.export.contract import read_contract
 from fedfer.export.flatbuffer import is_builtin_only, op_census
-from fedfer.export.isolation import call_isolated
 from fedfer.export.loss_settings import LossSettings
 from fedfer.export.optimizer_settings import OptimizerSettings
 from fedfer.export.runtime import available_runtimes
@@ -21,7 +22,7 @@ def export(*arguments: str) -> subprocess.CompletedProcess[str]:
     """Run in this folder, so that `keras_models:function` is found."""
     command = [sys.executable, "-m", "fedfer.cli.main", "export", *arguments]
     here = Path(__file__).parent
-    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=here)
+    return prepared.run(command, cwd=here)
 
 
 @pytest.mark.slow
@@ -124,7 +125,7 @@ def test_another_model_by_function_and_by_file(tmp_path: Path) -> None:
     assert (contract.image_shape, contract.labels) == ((16, 16, 3), ("a", "b", "c", "d"))
     assert is_builtin_only(op_census(by_function.read_bytes()))
 
-    call_isolated(save_skip_model, saved)
+    in_tensorflow(save_skip_model, saved)
     assert export(str(saved), "--output", str(by_file)).returncode == 0
     assert read_contract(by_file).labels == ("0", "1", "2", "3")
     assert [w.name for w in read_contract(by_file).weights] == [w.name for w in contract.weights]

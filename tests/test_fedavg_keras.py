@@ -12,12 +12,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from keras_reference import export_named, train_in_keras
+from prepared import in_tensorflow
 from server_helpers import serving
 
 from fedfer.export.check import vector_difference
 from fedfer.export.checkpoint import load_checkpoint
 from fedfer.export.contract import read_contract
-from fedfer.export.isolation import call_isolated
 from fedfer.model.partition import partition
 from fedfer.model.partition_settings import PartitionSettings
 from fedfer.model.sources import load_images
@@ -34,7 +34,7 @@ def test_a_round_equals_keras(
     """Real server, real sockets, real interpreter; dropout off. The tiny model's phones take batches of 3, 3
     and 2 images, the VGG's one of 5."""
     exported = tmp_path / "model.tflite"
-    call_isolated(export_named, model, exported)
+    in_tensorflow(export_named, model, exported)
     settings = ["--rounds", "1", "--clients", "3", "--local-epochs", "1", "--batch-size", str(batch_size)]
     with serving(exported, tmp_path / "server", *settings, "--learning-rate", str(learning_rate)) as server:
         fleet = [sys.executable, "-m", "fedfer.cli.main", "devices", "--server", server.url, "--count", "3"]
@@ -49,7 +49,7 @@ def test_a_round_equals_keras(
 
     images = load_images("drawn", take=num_images)
     shares = [images.take(share) for share in partition(images.labels, 3, PartitionSettings())]
-    by_hand = call_isolated(train_in_keras, model, shares, learning_rate, batch_size, SEED)
+    by_hand = in_tensorflow(train_in_keras, model, shares, learning_rate, batch_size, SEED)
     mean = {name: np.mean([weights[name] for weights in by_hand], axis=0) for name in by_hand[0]}
     difference = vector_difference(result, mean)
     print(f"{model}: {difference:.1e} relative")

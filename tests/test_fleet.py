@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prepared import call_isolated
 from scripted_server import Answer, ScriptedServer, refusal, reply, serving
 from trainer_helpers import first_checkpoint, noise
 
@@ -19,7 +20,6 @@ from fedfer.android_stub.summary import FleetSummary
 from fedfer.android_stub.worker import WorkerSettings, drive
 from fedfer.export.contract import read_contract
 from fedfer.export.engines import EngineChoice
-from fedfer.export.isolation import call_isolated
 from fedfer.model.errors import (
     FedferError,
     InterpreterError,

@@ -4,9 +4,9 @@ import pytest
 from gradient_build import refusals
 from gradient_cases import Case, all_cases, cases_by_file
 from gradient_checks import Compared, compare, require_equal
+from prepared import in_tensorflow
 
 from fedfer.export.flatbuffer import is_builtin_only, op_census, signatures
-from fedfer.export.isolation import call_isolated
 from fedfer.export.runtime import available_runtimes
 
 CASES = all_cases()
@@ -34,7 +34,7 @@ def test_gradients_are_tensorflows(compared: Compared, case: Case, runtime: str)
 
 
 def test_what_cannot_be_exported_is_named() -> None:
-    said = call_isolated(refusals)
+    said = in_tensorflow(refusals)
     assert "only channels-last convolutions without groups" in said["groups"]
     assert "give the model an input shape with one" in said["image of unknown height"]
     assert "takes or adds examples of a batch; take all of them" in said["slice of a batch"]

@@ -6,14 +6,15 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import prepared
 import pytest
 from inference_runs import export_small, infer_small
 from numpy.typing import NDArray
+from prepared import call_isolated, in_tensorflow
 from trainer_helpers import first_checkpoint
 
 from fedfer.export.flatbuffer import is_builtin_only, op_census, signatures
 from fedfer.export.inference_card import METADATA_NAME, InferenceCard, read_card
-from fedfer.export.isolation import call_isolated
 from fedfer.export.runtime import available_runtimes
 from fedfer.model.errors import ModelFileError
 
@@ -24,7 +25,7 @@ Made = tuple[Path, NDArray[np.float32]]
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     folder = tmp_path_factory.mktemp("inference")
-    return folder, call_isolated(export_small, folder)
+    return folder, in_tensorflow(export_small, folder)
 
 
 @pytest.mark.parametrize("runtime", available_runtimes())
@@ -87,7 +88,7 @@ def test_hostile_cards_are_refused(made: Made, change: dict[str, object]) -> Non
 
 def inference(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "fedfer.cli.main", "inference", "keras_models:tiny_model", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=Path(__file__).parent)
+    return prepared.run(command, cwd=Path(__file__).parent)
 
 
 def test_the_command_measures_both(tiny_tflite: Path, tmp_path: Path) -> None:

@@ -6,17 +6,18 @@ import subprocess
 import sys
 from pathlib import Path
 
+import prepared
 import pytest
+from prepared import in_tensorflow
 from sabotage import write_flex_file
 
 from fedfer.export.contract import METADATA_NAME, read_contract
 from fedfer.export.flatbuffer import op_census
-from fedfer.export.isolation import call_isolated
 
 
 def inspect(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "fedfer.cli.main", "inspect", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+    return prepared.run(command)
 
 
 def test_text(tiny_tflite: Path) -> None:
@@ -65,7 +66,7 @@ def test_json(tiny_tflite: Path) -> None:
 
 def test_stock_file_that_needs_flex(tmp_path: Path) -> None:
     path = tmp_path / "stock.tflite"
-    call_isolated(write_flex_file, path)
+    in_tensorflow(write_flex_file, path)
     text, summary = inspect(str(path)), json.loads(inspect(str(path), "--json").stdout)
     assert text.returncode == 0
     assert "no fedfer contract: not made by `fedfer export`" in text.stdout

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from optimizer_runs import Case, export_cases, without_state_signatures
+from prepared import call_isolated, in_tensorflow
 from scripted_server import Answer, ScriptedServer, refusal, serving
 from test_fleet import Script, settings
 from trainer_helpers import first_checkpoint
@@ -16,7 +17,6 @@ from fedfer.android_stub.device_files import DeviceFiles, devices_directory, hel
 from fedfer.android_stub.events import Event, Note
 from fedfer.android_stub.fleet import run_fleet
 from fedfer.export.contract import read_contract
-from fedfer.export.isolation import call_isolated
 from fedfer.export.optimizer_settings import OPTIMIZERS
 from fedfer.model.data import LabelledImages
 from fedfer.model.errors import ServerUnreachableError
@@ -28,7 +28,7 @@ UPLOAD = "PUT /v1/runs/default/rounds/1/update"
 def models(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A small model with Adam, and the same as it was exported before its state could be kept."""
     folder = tmp_path_factory.mktemp("kept")
-    call_isolated(export_cases, folder, [Case(OPTIMIZERS["adam"], 0.02)])
+    in_tensorflow(export_cases, folder, [Case(OPTIMIZERS["adam"], 0.02)])
     call_isolated(without_state_signatures, folder / "0.tflite", folder / "older.tflite")
     return folder / "0.tflite", folder / "older.tflite"
 

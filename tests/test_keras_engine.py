@@ -2,11 +2,11 @@
 
 import dataclasses
 import re
-import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
+import prepared
 import pytest
 from engine_runs import (
     NUM_STEPS,
@@ -19,11 +19,11 @@ from engine_runs import (
     run_badly,
     take_steps,
 )
+from prepared import call_isolated, in_tensorflow
 
 from fedfer.export.check import same_bits, vector_difference
 from fedfer.export.contract import TrainingSettings
 from fedfer.export.engines import EngineChoice
-from fedfer.export.isolation import call_isolated
 from fedfer.export.loss_settings import SQUARED, LossSettings
 from fedfer.export.optimizer_settings import OPTIMIZERS, OptimizerSettings
 from fedfer.model.errors import InterpreterError, UsageError
@@ -51,14 +51,14 @@ CASES = {
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("engines")
-    call_isolated(export_cases, folder, list(CASES.values()))
+    in_tensorflow(export_cases, folder, list(CASES.values()))
     return {name: folder / f"{number}.tflite" for number, name in enumerate(CASES)}
 
 
 @pytest.fixture(scope="module")
 def by_keras(files: dict[str, Path]) -> dict[str, Steps]:
     runs = [(files[name], in_keras(case), case) for name, case in CASES.items()]
-    return dict(zip(CASES, call_isolated(take_steps, runs), strict=True))
+    return dict(zip(CASES, in_tensorflow(take_steps, runs), strict=True))
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +108,7 @@ def test_restore_starts_clean_and_a_kept_state_goes_on(by_keras: dict[str, Steps
 def test_a_process_repeats_another_bit_for_bit(files: dict[str, Path], by_keras: dict[str, Steps]) -> None:
     """Also when it computed something else before."""
     names = [*reversed(CASES)][:4]
-    again = call_isolated(take_steps, [(files[name], in_keras(CASES[name]), CASES[name]) for name in names])
+    again = in_tensorflow(take_steps, [(files[name], in_keras(CASES[name]), CASES[name]) for name in names])
     for name, steps in zip(names, again, strict=True):
         assert same_bits(steps.again, by_keras[name].again)
 
@@ -127,7 +127,7 @@ REFUSED = {
 @pytest.fixture(scope="module")
 def said(files: dict[str, Path]) -> dict[str, str]:
     cases = [Case(SGD, function) for function in REFUSED]
-    return dict(zip(REFUSED, call_isolated(refusals, files["sgd"], cases), strict=True))
+    return dict(zip(REFUSED, in_tensorflow(refusals, files["sgd"], cases), strict=True))
 
 
 @pytest.mark.parametrize("function", REFUSED)
@@ -136,7 +136,7 @@ def test_a_keras_model_that_is_not_the_served_one_is_refused(said: dict[str, str
 
 
 def test_other_frozen_weights_are_refused(files: dict[str, Path]) -> None:
-    [words] = call_isolated(refusals, files["frozen"], [Case(SGD, "with_other_weights")])
+    [words] = in_tensorflow(refusals, files["frozen"], [Case(SGD, "with_other_weights")])
     assert "frozen numbers are not the" in words
 
 
@@ -151,33 +151,25 @@ def test_an_engine_is_chosen_with_what_it_needs() -> None:
 def test_tensorflow_that_was_in_use_before_is_refused(files: dict[str, Path]) -> None:
     choice = in_keras(CASES["sgd"])
     with pytest.raises(InterpreterError, match="in use before the engine was made"):
-        call_isolated(open_after_tensorflow, files["sgd"], choice)
+        in_tensorflow(open_after_tensorflow, files["sgd"], choice)
 
 
 def test_images_of_another_size_fail_as_in_an_interpreter(files: dict[str, Path]) -> None:
     choice = in_keras(CASES["sgd"])
     with pytest.raises(InterpreterError, match="tensorflow failed in `infer`"):
-        call_isolated(run_badly, files["sgd"], choice)
+        in_tensorflow(run_badly, files["sgd"], choice)
 
 
 def test_an_export_leaves_the_keras_model_that_the_engine_takes(tmp_path: Path) -> None:
     """With frozen layers, whatever function it came from."""
     command = [sys.executable, "-m", "fedfer.cli.main", "export", "engine_runs:with_dropout"]
     names = [f"--output={tmp_path / 'm.tflite'}", f"--save-keras={tmp_path / 'm.keras'}"]
-    done = subprocess.run(
-        [*command, *names, "--trainable=head"],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=Path(__file__).parent,
-    )
+    done = prepared.run([*command, *names, "--trainable=head"], cwd=Path(__file__).parent)
     assert (done.returncode, done.stderr) == (0, "")
     choice = EngineChoice("keras", keras_model=str(tmp_path / "m.keras"))
-    [steps] = call_isolated(take_steps, [(tmp_path / "m.tflite", choice, Case(SGD))])
+    [steps] = in_tensorflow(take_steps, [(tmp_path / "m.tflite", choice, Case(SGD))])
     assert steps.runtime == "tensorflow"
-    wrong = subprocess.run(
-        [*command, "--save-keras=m.h5"], capture_output=True, text=True, check=False, cwd=tmp_path
-    )
+    wrong = prepared.run([*command, "--save-keras=m.h5"], cwd=tmp_path)
     assert wrong.stderr == (
         "fedfer export: --save-keras m.h5: expected a name that ends in .keras, as Keras has it\n"
     )

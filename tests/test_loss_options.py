@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import prepared
 import pytest
 
 from fedfer.export.contract import read_contract
@@ -16,7 +17,7 @@ def export(*arguments: str) -> subprocess.CompletedProcess[str]:
     """Run in this folder, so that `keras_models:function` is found."""
     command = [sys.executable, "-m", "fedfer.cli.main", "export", *arguments]
     here = Path(__file__).parent
-    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=here)
+    return prepared.run(command, cwd=here)
 
 
 def loss_by(tmp_path: Path, *arguments: str) -> LossSettings:

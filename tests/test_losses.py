@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from loss_cases import LossCase, all_cases
 from numpy.typing import NDArray
+from prepared import call_isolated, in_tensorflow
 
 from fedfer.export.flatbuffer import is_builtin_only, op_census
-from fedfer.export.isolation import call_isolated
 from fedfer.export.loss_settings import (
     BINARY,
     DENSE,
@@ -56,7 +56,7 @@ def run_losses(path: Path, runtime: str) -> dict[str, tuple[Arrays, float]]:
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Arrays]]:
     path = tmp_path_factory.mktemp("losses") / "losses.tflite"
-    return path, call_isolated(build_losses, path)
+    return path, in_tensorflow(build_losses, path)
 
 
 @pytest.fixture(scope="module", params=available_runtimes())
@@ -120,7 +120,7 @@ def test_predictions(observed: dict[str, tuple[Arrays, float]]) -> None:
 
 
 def test_what_a_compiled_model_says() -> None:
-    said = call_isolated(compiled_losses)
+    said = in_tensorflow(compiled_losses)
     assert said["nothing"] is None
     assert said["short"] == LossSettings(SQUARED)
     assert said["name"] == LossSettings(SPARSE)

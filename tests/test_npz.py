@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import prepared
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -163,7 +164,7 @@ learning_rate = 1.0
 
 def fedfer(place: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "fedfer.cli.main", *arguments]
-    return subprocess.run(command, cwd=place, capture_output=True, text=True, check=False, timeout=300)
+    return prepared.run(command, cwd=place)
 
 
 def test_a_fleet_learns_from_sequences_of_tokens(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
+import prepared
 import pytest
 from server_helpers import (
     Phone,
@@ -46,7 +47,7 @@ def fedfer(server: Server, *arguments: str, key: str | None = None) -> subproces
         path.write_text(key)
         path.chmod(0o600)
         command += ["--admin-key-file", str(path)]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+    return prepared.run(command)
 
 
 def refused(server: Server, *arguments: str, key: str | None = None) -> str:

@@ -15,12 +15,12 @@ from optimizer_runs import (
     train_twice,
     without_state_signatures,
 )
+from prepared import call_isolated, in_tensorflow
 
 from fedfer.export.check import same_bits, vector_difference
 from fedfer.export.checkpoint import Weights
 from fedfer.export.contract import read_contract
 from fedfer.export.flatbuffer import signatures
-from fedfer.export.isolation import call_isolated
 from fedfer.export.optimizer_settings import OPTIMIZERS, OptimizerSettings, optimizer_faults
 from fedfer.export.runtime import available_runtimes
 from fedfer.model.errors import ModelFileError
@@ -50,13 +50,13 @@ in_every_runtime = pytest.mark.parametrize("runtime", available_runtimes())
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("optimizers")
-    call_isolated(export_cases, folder, list(ALL.values()))
+    in_tensorflow(export_cases, folder, list(ALL.values()))
     return {name: folder / f"{number}.tflite" for number, name in enumerate(ALL)}
 
 
 @pytest.fixture(scope="module")
 def in_keras() -> dict[str, tuple[Weights, list[float]]]:
-    return dict(zip(CASES, call_isolated(train_in_keras, list(CASES.values())), strict=True))
+    return dict(zip(CASES, in_tensorflow(train_in_keras, list(CASES.values())), strict=True))
 
 
 @in_every_runtime

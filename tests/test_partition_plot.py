@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import prepared
 import pytest
 from mnist_files import write_mnist
 
@@ -61,7 +62,7 @@ def test_any_fleet_can_be_drawn(shape: tuple[int, int]) -> None:
 
 def fedfer(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "fedfer.cli.main", "devices", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+    return prepared.run(command)
 
 
 def test_the_command_draws_and_exits(tmp_path: Path) -> None:

@@ -7,7 +7,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import prepared
 import pytest
+from prepared import call_isolated
 from ray_runs import (
     NUM_TASKS,
     by_one_bench,
@@ -22,8 +24,6 @@ from ray_runs import (
 )
 from test_simulate import SCENARIO
 from waiting import PATIENCE_SEC, wait_for
-
-from fedfer.export.isolation import call_isolated
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("ray") is None, reason="Ray is not installed (pip install 'fedfer[ray]')"
@@ -76,7 +76,7 @@ def test_a_local_cluster_listens_for_its_own_machine_only() -> None:
 
 def simulate(scenario: Path, *options: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "fedfer.cli.main", "simulate", str(scenario), *options]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    return prepared.run(command)
 
 
 def test_a_simulation_on_ray_is_the_same_bit_for_bit(tiny_tflite: Path, tmp_path: Path) -> None:

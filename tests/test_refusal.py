@@ -1,8 +1,7 @@
 """What cannot be exported is named before anything is converted: the layer, the reason, a way out."""
 
 import pytest
-
-from fedfer.export.isolation import call_isolated
+from prepared import in_tensorflow
 
 SAID = {
     "two inputs": "2 inputs and 1 outputs; expected one of each",
@@ -52,7 +51,7 @@ def find_operators() -> tuple[list[str], list[str]]:
 
 @pytest.fixture(scope="module")
 def said() -> dict[str, str]:
-    return call_isolated(build_refusals)
+    return in_tensorflow(build_refusals)
 
 
 @pytest.mark.parametrize("what", SAID)
@@ -72,9 +71,9 @@ def test_of_many_faults_three_are_named(said: dict[str, str]) -> None:
 
 
 def test_what_can_be_exported_passes() -> None:
-    assert set(call_isolated(build_allowed).values()) == {""}
+    assert set(in_tensorflow(build_allowed).values()) == {""}
 
 
 def test_operators_are_traced_to_their_layers() -> None:
     """`up` and `up_2` are told apart; a gradient's operators belong to the layer that it is of."""
-    assert call_isolated(find_operators) == (["up_2"], ["up"])
+    assert in_tensorflow(find_operators) == (["up_2"], ["up"])

@@ -1,16 +1,15 @@
 """Several runs on one server: who works for which, pausing, stopping, adding; all over a real socket."""
 
 import os
-import subprocess
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import httpx
+import prepared
 import pytest
 from server_helpers import SERVE, Phone, Server, serving, start, synthetic_update, wait_for_round
-from waiting import PATIENCE_SEC
 
 from fedfer.export.checkpoint import digest_of
 from fedfer.export.contract import Contract, read_contract
@@ -196,13 +195,7 @@ def test_without_a_key_nobody_is_an_operator(
 
 
 def test_nothing_to_serve(tmp_path: Path) -> None:
-    done = subprocess.run(
-        [*SERVE, "--data-dir", str(tmp_path / "none")],
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE_SEC,
-        env=dict(os.environ),
-    )
+    done = prepared.run([*SERVE, "--data-dir", str(tmp_path / "none")], env=dict(os.environ))
     assert done.returncode == 1
     assert "nothing to serve" in done.stderr
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import tflite
 from numpy.typing import NDArray
+from prepared import call_isolated
 from runtime_helpers import (
     infer,
     load,
@@ -19,7 +20,6 @@ from runtime_helpers import (
 from fedfer.export.check import same_bits
 from fedfer.export.checkpoint import Weights
 from fedfer.export.contract import read_contract
-from fedfer.export.isolation import call_isolated
 from fedfer.export.runtime import RUNTIMES, available_runtimes
 from fedfer.model.errors import InterpreterError, ModelFileError
 

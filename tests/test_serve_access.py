@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
+import prepared
 import pytest
 import trustme
 from server_helpers import SERVE, Phone, Server, serving
-from waiting import PATIENCE_SEC
 
 from fedfer.aggregator.tls import server_context
 from fedfer.cli.key_files import write_new_key
@@ -55,7 +55,7 @@ def key_file(tmp_path: Path) -> Path:
 def refused(model: Path, data_dir: Path, *options: str) -> str:
     """What a server that must not start says."""
     command = [*SERVE, str(model), "--data-dir", str(data_dir), "--port", "0", *options]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_SEC)
+    done = prepared.run(command)
     assert (done.returncode, done.stdout) == (1, "")
     assert not data_dir.exists()
     *warnings, error = done.stderr.splitlines()
@@ -203,7 +203,7 @@ TOKEN = re.compile(r"(?<![\w-])[\w-]{43}(?![\w-])")  # as long as a token or a n
 def devices(server: Server, *options: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "fedfer.cli.main", "devices", "--server", server.url, "--count", "2"]
     data = ["--data", "drawn", "--examples-per-device", "4", "--give-up-sec", "5"]
-    return subprocess.run([*command, *data, *options], capture_output=True, text=True, timeout=PATIENCE_SEC)
+    return prepared.run([*command, *data, *options])
 
 
 def send_everywhere(http: httpx.Client, *secrets: str) -> None:

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import prepared
 import pytest
 
 SCENARIO = """
@@ -48,9 +49,7 @@ def command(scenario: Path, *more: str) -> list[str]:
 
 def simulate(scenario: Path, output: str, *more: str) -> dict[str, Any]:
     place = scenario.parent / output
-    done = subprocess.run(
-        command(scenario, f"--output={place}", *more), capture_output=True, text=True, timeout=300
-    )
+    done = prepared.run(command(scenario, f"--output={place}", *more))
     assert done.returncode == 0, done.stdout + done.stderr
     record: dict[str, Any] = json.loads((place / "record.json").read_text())
     return record
@@ -118,9 +117,7 @@ def test_a_simulation_that_was_killed_goes_on(scenario: Path) -> None:
 )
 def test_bad_scenarios_are_refused(scenario: Path, old: str, new: str, words: str) -> None:
     scenario.write_text(SCENARIO.replace(old, new, 1))
-    done = subprocess.run(
-        command(scenario, f"--output={scenario.parent / 'out'}"), capture_output=True, text=True, timeout=300
-    )
+    done = prepared.run(command(scenario, f"--output={scenario.parent / 'out'}"))
     assert done.returncode == 1
     assert done.stderr.startswith("fedfer simulate: ")
     assert words in done.stderr

@@ -1,16 +1,15 @@
 """`fedfer simulate --engine keras`: the same simulation, trained in TensorFlow."""
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import prepared
 from exported import export_smooth
+from prepared import in_tensorflow
 from safetensors.numpy import load_file
-
-from fedfer.export.isolation import call_isolated
 
 SCENARIO = """
 name = "tiny"
@@ -40,9 +39,7 @@ def simulate(place: Path, model: str, *options: str) -> tuple[dict[str, Any], di
     place.mkdir(exist_ok=True)
     (place / "tiny.toml").write_text(SCENARIO.format(model=model))
     command = [sys.executable, "-m", "fedfer.cli.main", "simulate", str(place / "tiny.toml")]
-    done = subprocess.run(
-        [*command, f"--output={place}", *options], capture_output=True, text=True, check=False, timeout=300
-    )
+    done = prepared.run([*command, f"--output={place}", *options])
     assert done.returncode == 0, done.stdout + done.stderr
     record: dict[str, Any] = json.loads((place / "record.json").read_text())
     return record, load_file(place / "final.safetensors")
@@ -61,7 +58,7 @@ def test_in_tensorflow_and_by_the_file(tmp_path: Path) -> None:
     """Close to the phones' weights; the record says which engine; another number of processes changes no
     bit."""
     path = tmp_path / "smooth.tflite"
-    call_isolated(export_smooth, path)
+    in_tensorflow(export_smooth, path)
     model = f'path = "{path}"'
     engine = ("--engine=keras", f"--keras-model={path.with_suffix('.keras')}")
     phones, by_phones = simulate(tmp_path / "phones", model)
@@ -78,9 +75,9 @@ def test_a_model_that_the_simulation_exports_needs_no_second_name(tmp_path: Path
     data = ["--set=data.source='missing'", "--engine=keras"]
     (tmp_path / "tiny.toml").write_text(SCENARIO.format(model=model))
     command = [sys.executable, "-m", "fedfer.cli.main", "simulate", str(tmp_path / "tiny.toml"), *data]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = prepared.run(command)
     assert "missing" in done.stderr  # got as far as the images
     without = SCENARIO.format(model='path = "model.tflite"')
     (tmp_path / "tiny.toml").write_text(without)
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = prepared.run(command)
     assert done.stderr.startswith("fedfer simulate: engine keras and Keras model None")

@@ -1,11 +1,11 @@
 """Profiles and traces in whole simulations: devices work when they are there, and at their own speed."""
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import prepared
 import pytest
 
 SCENARIO = """
@@ -54,9 +54,7 @@ def simulate(folder: Path, tiny_tflite: Path, more: str, tables: str = "") -> di
     (folder / "model.tflite").write_bytes(tiny_tflite.read_bytes())
     (folder / "scenario.toml").write_text(SCENARIO.format(more=more) + tables)
     command = [sys.executable, "-m", "fedfer.cli.main", "simulate", str(folder / "scenario.toml")]
-    done = subprocess.run(
-        [*command, f"--output={folder / 'out'}"], capture_output=True, text=True, timeout=300, check=False
-    )
+    done = prepared.run([*command, f"--output={folder / 'out'}"])
     assert done.returncode == 0, done.stdout + done.stderr
     record: dict[str, Any] = json.loads((folder / "out" / "record.json").read_text())
     return record

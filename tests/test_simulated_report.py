@@ -1,11 +1,11 @@
 """The page of a real simulation holds what happened in it; `fedfer report` and `compare` read its record."""
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import prepared
 import pytest
 from page_reader import Page
 
@@ -48,7 +48,7 @@ examples_per_sec = {lognormal = [10, 0.5]}
 
 def fedfer(*arguments: object) -> str:
     command = [sys.executable, "-m", "fedfer.cli.main", *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    done = prepared.run(command)
     assert (done.returncode, done.stderr) == (0, ""), done.stdout + done.stderr
     return done.stdout
 

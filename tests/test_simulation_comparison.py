@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import prepared
 import pytest
 from page_reader import Page
 from simulation_records import make_record
@@ -124,7 +125,7 @@ def folders(tmp_path: Path) -> list[Path]:
 
 def fedfer(*arguments: object) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "fedfer.cli.main", "compare", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+    return prepared.run(command)
 
 
 def test_the_table(folders: list[Path]) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import prepared
 import pytest
 from page_reader import Page
 from simulation_records import LABELS, make_record
@@ -182,7 +183,7 @@ def test_a_page_that_cannot_be_written(tmp_path: Path) -> None:
 
 def fedfer(*arguments: object) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "fedfer.cli.main", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+    return prepared.run(command)
 
 
 def test_the_command(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from unittest.mock import ANY
 
 import httpx
+import prepared
 import pytest
 from postgres import DATABASE_VARIABLE, Cluster, missing, on_sqlite
 from s3 import CREDENTIALS, s3_server
@@ -203,12 +204,7 @@ def test_a_damaged_database(tiny_tflite: Path, tmp_path: Path, contract: Contrac
         wait_for(lambda: "database" in problems(client))
         refused(phones[1].upload(works[1], synthetic_update(contract, 1)))
         server.kill()
-    done = subprocess.run(
-        [*SERVE, str(tiny_tflite), "--data-dir", str(data_dir), "--port", "0", *TWO],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = prepared.run([*SERVE, str(tiny_tflite), "--data-dir", str(data_dir), "--port", "0", *TWO])
     assert done.returncode == 1
     assert "damaged" in done.stderr or "malformed" in done.stderr
     assert done.stderr.count("\n") == 1
@@ -236,11 +232,8 @@ def test_postgresql_that_is_restarted(tiny_tflite: Path, tmp_path: Path, contrac
         wait_for(lambda: "database" in problems(client))
         cluster.start()
         wait_for(lambda: problems(client) == {})
-        done = subprocess.run(
-            [*SERVE, str(tiny_tflite), "--data-dir", str(tmp_path / "b"), "--port", "0", *options],
-            capture_output=True,
-            text=True,
-            check=False,
+        done = prepared.run(
+            [*SERVE, str(tiny_tflite), "--data-dir", str(tmp_path / "b"), "--port", "0", *options]
         )
         assert "another server is using the database" in done.stderr
         assert phones[1].upload(works[1], synthetic_update(contract, 1)).status_code == 200

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from optimizer_runs import Case, export_cases, without_state_signatures
+from prepared import call_isolated, in_tensorflow
 from progress_runs import (
     SHAPES,
     TASK,
@@ -24,7 +25,6 @@ from fedfer.android_stub.progress import CHECKSUM, HEADER, PAGE_BYTES, Position,
 from fedfer.android_stub.simulation.dying import Killing
 from fedfer.android_stub.trainer import Seeds, TrainingPlan, task_name
 from fedfer.export.check import same_bits
-from fedfer.export.isolation import call_isolated
 from fedfer.export.optimizer_settings import OPTIMIZERS
 from fedfer.export.runtime import available_runtimes
 from fedfer.model.data import LabelledImages
@@ -161,7 +161,7 @@ MODELS = {
 def models(tiny_tflite: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """SGD with BatchNorm and dropout, and small ones that remember more than their weights."""
     folder = tmp_path_factory.mktemp("remembering")
-    call_isolated(export_cases, folder, list(MODELS.values()))
+    in_tensorflow(export_cases, folder, list(MODELS.values()))
     return {"sgd": tiny_tflite} | {name: folder / f"{i}.tflite" for i, name in enumerate(MODELS)}
 
 

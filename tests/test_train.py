@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import prepared
 import pytest
 
 from fedfer.cli.train import duration
@@ -26,7 +27,7 @@ def command(output: Path, *arguments: str) -> list[str]:
 
 
 def run(output: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command(output, *arguments), capture_output=True, text=True, check=False, cwd=HERE)
+    return prepared.run(command(output, *arguments), cwd=HERE)
 
 
 @pytest.fixture(scope="module")

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from prepared import call_isolated, in_tensorflow
 from runtime_helpers import restore_and_save, train
 from trainable_runs import (
     BATCH_SIZE,
@@ -18,7 +19,6 @@ from trainable_runs import (
 from fedfer.export.check import same_bits, vector_difference
 from fedfer.export.contract import read_contract
 from fedfer.export.flatbuffer import op_census, signatures
-from fedfer.export.isolation import call_isolated
 from fedfer.export.runtime import available_runtimes
 
 in_every_runtime = pytest.mark.parametrize("runtime", available_runtimes())
@@ -32,13 +32,13 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     made = {"head": ("head", False, False), "upper": (UPPER, False, False), "half": ("all", True, False)}
     made |= {"other body": ("head", False, True), "half head": ("head", True, False)}
     for name, (trainable, half, changed) in made.items():
-        call_isolated(export_part, folder / name, trainable, half, changed)
+        in_tensorflow(export_part, folder / name, trainable, half, changed)
     return {name: folder / name for name in made}
 
 
 def test_layers_by_name() -> None:
     unknown = "no layer with weights to train is 'e'; the model's: a, b, c, d"
-    assert call_isolated(chosen_layers, ["all", "head", "c", "[bd]", "a,d", "body", "e"]) == [
+    assert in_tensorflow(chosen_layers, ["all", "head", "c", "[bd]", "a,d", "body", "e"]) == [
         ["a", "b", "c", "d"],
         ["c", "d"],
         ["c"],
@@ -53,7 +53,7 @@ def test_layers_by_name() -> None:
 @pytest.mark.parametrize(("name", "trainable"), [("head", "head"), ("upper", UPPER)])
 def test_a_part_trains_as_in_keras(files: dict[str, Path], runtime: str, name: str, trainable: str) -> None:
     """Weights that travel come out as Keras's with the other layers frozen, which it leaves as they were."""
-    before, after = call_isolated(train_in_keras, trainable)
+    before, after = in_tensorflow(train_in_keras, trainable)
     observed = call_isolated(
         train, files[name], runtime, steps=NUM_STEPS, batch_size=BATCH_SIZE, seed=0, rate=RATE
     ).weights
@@ -108,7 +108,7 @@ def test_float16_halves_the_large_weights(files: dict[str, Path], plain_tflite: 
 
 def test_starting_from_checkpoints(tmp_path: Path) -> None:
     """Of the whole (all 1) and of its head (all 2); the head alone does not say what the body is."""
-    both, whole, head = call_isolated(export_and_start, tmp_path)
+    both, whole, head = in_tensorflow(export_and_start, tmp_path)
     assert both.split() == ["1"] * 12 + ["2"] * 4
     assert set(whole.split()) == {"1"}
     assert head == (

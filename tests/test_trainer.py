@@ -8,12 +8,12 @@ import pytest
 from exported import export_tiny
 from hypothesis import given
 from hypothesis import strategies as st
+from prepared import call_isolated, in_tensorflow
 from trainer_helpers import Outcome, Task, losses_by_divisor, run_tasks, three_steps_by_hand
 
 from fedfer.android_stub.trainer import Seeds, epoch_batches
 from fedfer.export.check import vector_difference
 from fedfer.export.checkpoint import Weights
-from fedfer.export.isolation import call_isolated
 from fedfer.model.errors import CheckpointError, ModelFileError
 
 
@@ -55,7 +55,7 @@ def same_bits(one: Weights, other: Weights) -> bool:
 def fedprox_tflite(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny model without dropout, with a proximal term."""
     path = tmp_path_factory.mktemp("fedprox") / "fedprox.tflite"
-    call_isolated(export_tiny, path, 0.0, proximal=True)
+    in_tensorflow(export_tiny, path, 0.0, proximal=True)
     return path
 
 

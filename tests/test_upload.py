@@ -12,6 +12,7 @@ import pytest
 from client_helpers import PausedClient, paused_client
 from cutting_proxy import CuttingProxy
 from exported import export_wide
+from prepared import in_tensorflow
 from scripted_server import Answer, refusal, reply
 from scripted_server import serving as scripted
 from server_helpers import Server, serving, start, synthetic_update
@@ -24,7 +25,6 @@ from fedfer.android_stub.connection import Connection, Retrying, open_http
 from fedfer.android_stub.replies import Receipt, Train
 from fedfer.android_stub.upload import Update, read_offset
 from fedfer.export.contract import read_contract
-from fedfer.export.isolation import call_isolated
 from fedfer.model.errors import RefusedError, ServerUnreachableError
 
 HEADS_BYTES = 10_000  # more than the requests' lines and headers of one upload, all attempts together
@@ -48,7 +48,7 @@ def connect(tmp_path: Path) -> Iterator[Connect]:
 def wide_tflite(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model whose checkpoint is larger than the buffers on its way."""
     path = tmp_path_factory.mktemp("model") / "wide.tflite"
-    call_isolated(export_wide, path)
+    in_tensorflow(export_wide, path)
     return path
 
 

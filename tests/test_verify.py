@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from prepared import in_tensorflow
 from sabotage import ADAM_WAYS, WAYS, verified
 
 from fedfer.export.check import tensors_apart
 from fedfer.export.contract import read_contract
-from fedfer.export.isolation import call_isolated
 from fedfer.export.runtime import available_runtimes
 
 Findings = dict[str, list[tuple[bool, str]]]
@@ -21,12 +21,12 @@ COMMAND = "import sys; from sabotage import export_command; sys.exit(export_comm
 
 @pytest.fixture(scope="module")
 def findings() -> Findings:
-    return call_isolated(verified, WAYS)
+    return in_tensorflow(verified, WAYS)
 
 
 @pytest.fixture(scope="module")
 def adam_findings() -> Findings:
-    return call_isolated(verified, ADAM_WAYS, "adam")
+    return in_tensorflow(verified, ADAM_WAYS, "adam")
 
 
 def failed(findings: list[tuple[bool, str]]) -> list[str]:

@@ -4,8 +4,8 @@ import hashlib
 from typing import Any
 
 import pytest
+from prepared import in_tensorflow
 
-from fedfer.export.isolation import call_isolated
 from fedfer.model.errors import UsageError
 
 # name, output shape without the batch, parameters
@@ -93,7 +93,7 @@ def refusals() -> list[str]:
 
 
 def test_network_is_the_articles() -> None:
-    facts = call_isolated(describe)
+    facts = in_tensorflow(describe)
     table = [(name, shape, f"{parameters:_}") for name, shape, parameters in facts["layers"]]
     expected = []
     for line in LAYER_TABLE.strip().splitlines():
@@ -116,7 +116,7 @@ def test_network_is_the_articles() -> None:
 
 
 def test_refuses_impossible_settings() -> None:
-    assert call_isolated(refusals) == [
+    assert in_tensorflow(refusals) == [
         "expected a dropout of at least 0 and below 1; received 1.0",
         "expected a dropout of at least 0 and below 1; received -0.1",
         "expected a seed of at least 0; received -1",

@@ -1,9 +1,9 @@
 """Whole networks by `fedfer export`: it checks one step and `infer` against Keras in every runtime."""
 
-import subprocess
 import sys
 from pathlib import Path
 
+import prepared
 import pytest
 from static_shapes import computed_shapes
 
@@ -16,7 +16,7 @@ from fedfer.export.runtime import available_runtimes
 def exported(source: str, path: Path) -> Contract:
     """Exports in this folder, so that `whole_models:function` is found."""
     command = [sys.executable, "-m", "fedfer.cli.main", "export", source, "--output", str(path)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=Path(__file__).parent)
+    done = prepared.run(command, cwd=Path(__file__).parent)
     assert (done.returncode, done.stderr) == (0, ""), done.stdout
     for runtime in available_runtimes():
         for what in ("loss of `train` as in Keras", "each weight's step", "a batch of 1 trains as it is"):
