@@ -116,8 +116,8 @@ def test_retry_after_is_the_least_pause(connect: Connect) -> None:
 
 
 def test_a_silent_server_is_tried_again(connect: Connect) -> None:
-    with serving({"POST /v1/work": [Answer(delay_sec=0.6), reply(WAIT)]}) as server:
-        paused = connect(server.url, read_timeout_sec=0.2)
+    with serving({"POST /v1/work": [Answer(delay_sec=2.5), reply(WAIT)]}) as server:
+        paused = connect(server.url, read_timeout_sec=2.0)
         paused.client.ask_for_work()
     assert len(paused.pauses) == 1
     assert "ReadTimeout" in paused.notes[0]
