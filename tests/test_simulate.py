@@ -10,6 +10,10 @@ from typing import Any
 
 import prepared
 import pytest
+from broken_off import simulate_until_kept
+from prepared import call_isolated
+
+from fedfer.model.errors import InterpreterError
 
 SCENARIO = """
 name = "tiny"
@@ -102,6 +106,17 @@ def test_a_simulation_that_was_killed_goes_on(scenario: Path) -> None:
     process.stdout.close()
     again = simulate(scenario, "killed", "--rounds=5")
     assert same(again) == same(whole)
+
+
+def test_who_goes_on_from_a_snapshot_goes_on_with_every_device(scenario: Path) -> None:
+    """Also with the one whose update closed the round of the snapshot: all six are wanted in the next."""
+    scenario.write_text(SCENARIO.replace("num_clients = 3", "num_clients = 6\nover_selection = 1.0"))
+    whole = simulate(scenario, "whole", "--processes=1")
+    place = f"--output={scenario.parent / 'killed'}"
+    with pytest.raises(InterpreterError, match="exit code -9"):
+        call_isolated(simulate_until_kept, [str(scenario), place, "--processes=1"], 1)
+    assert same(simulate(scenario, "killed", "--processes=1")) == same(whole)
+    assert [len(done["updates"]) for done in whole["rounds"]] == [0, 6, 6, 6]
 
 
 @pytest.mark.parametrize(

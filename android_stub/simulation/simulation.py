@@ -86,6 +86,7 @@ class Simulation:
         self._tickets: dict[int, tuple[int, Ticket]] = {}  # by device: its round, its task
         self._standing: Standing | None = None
         self._deadline_at = self._closed_at = -1.0
+        self._is_round_untold = False
         self.on_round: Callable[[], None] = lambda: None  # called when a round has been recorded
 
     def run(self) -> Standing:
@@ -93,6 +94,7 @@ class Simulation:
         if not self._timeline.events():
             self._enrol()
         self._settle()
+        self._tell_rounds()
         while not self._is_over():
             event = self._timeline.next()
             self._server.at(event.at_sec)
@@ -103,6 +105,7 @@ class Simulation:
                 self._settle()
             else:
                 self._call(self._fleet.phones[event.device], event)
+            self._tell_rounds()
         assert self._standing is not None
         return self._standing
 
@@ -318,7 +321,13 @@ class Simulation:
         self._on_position(
             Position(self.now_sec, standing.round, standing.num_updates, standing.num_clients, closed)
         )
-        if closed:
+        self._is_round_untold |= closed
+
+    def _tell_rounds(self) -> None:
+        """Between two events: within one, the device whose update closes a round has nothing ahead of it, and
+        would never be heard of again by who goes on from there."""
+        if self._is_round_untold:
+            self._is_round_untold = False
             self.on_round()
 
     def _note_deadline(self, deadline_sec: float) -> None:
