@@ -14,7 +14,7 @@ from server_helpers import Phone, Server, serving
 
 from fedfer.cli.key_files import write_new_key
 
-MAX_SEC = 12
+MAX_SECS = (12, 60, 300)  # a busy machine does not come through all calls in the first of them
 CHECKS = "not_a_server_error,content_type_conformance,response_schema_conformance,status_code_conformance"
 pytestmark = pytest.mark.skipif(find_spec("schemathesis") is None, reason="schemathesis is not installed")
 
@@ -35,19 +35,35 @@ def server(tiny_tflite: Path, key_file: Path, tmp_path_factory: pytest.TempPathF
 
 
 def requests_of(server: Server, token: str, directory: Path, seed: int) -> str:
-    """What schemathesis says after its requests with this token."""
+    """What schemathesis says after its requests with this token, to all calls if there is time for that."""
+    num_calls = len(calls(server))
+    for max_sec in MAX_SECS:
+        told = requests_within(max_sec, server, token, directory, seed)
+        if re.search(rf"Tested: {num_calls}\b", told):
+            break
+    return told
+
+
+def calls(server: Server) -> list[tuple[str, str]]:
+    """Path and method of all that the server describes."""
+    with server.client() as client:
+        paths = client.get("/openapi.json").json()["paths"]
+    return [(path, method) for path, methods in paths.items() for method in methods]
+
+
+def requests_within(max_sec: int, server: Server, token: str, directory: Path, seed: int) -> str:
     options = {
         "--header": f"Authorization: Bearer {token}",
         "--checks": CHECKS,
         "--phases": "coverage,fuzzing",
         "--max-examples": "15",
-        "--max-time": str(MAX_SEC),
+        "--max-time": str(max_sec),
         "--seed": str(seed),
         "--suppress-health-check": "all",
     }
     command = [sys.executable, "-m", "schemathesis.cli", "run", f"{server.url}/openapi.json", "--no-color"]
     command += [f"{name}={value}" for name, value in options.items()]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=directory, timeout=MAX_SEC + 120)
+    done = subprocess.run(command, capture_output=True, text=True, cwd=directory, timeout=max_sec + 300)
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
     return done.stdout
 
@@ -55,11 +71,9 @@ def requests_of(server: Server, token: str, directory: Path, seed: int) -> str:
 def check(server: Server, told: str) -> None:
     """All calls were made, and the server is as well as before."""
     with server.client() as client:
-        described = client.get("/openapi.json").json()["paths"]
         assert client.get("/healthz").json() == {"status": "ok"}
         assert client.get("/v1/runs/default").status_code == 200
-    num_calls = sum(len(methods) for methods in described.values())
-    assert re.search(rf"Tested: {num_calls}\b", told), told[-3000:]
+    assert re.search(rf"Tested: {len(calls(server))}\b", told), told[-3000:]
     assert not [line for line in server.lines if "ERROR" in line or "Traceback" in line]
 
 
