@@ -62,7 +62,7 @@ def test_a_wrong_export_is_found_in_every_runtime(findings: Findings, way: str, 
 
 def test_a_large_learning_rate_is_no_fault_and_hides_none() -> None:
     """The step, with rounding's share of it, is a thousand times that of the default."""
-    found = call_isolated(verified, ("nothing", "relu gradient"), rate=20.0)
+    found = in_tensorflow(verified, ("nothing", "relu gradient"), rate=20.0)
     assert failed(found["nothing"]) == []
     for what in ("all weights after `train` not as in Keras", "each weight's step"):
         assert any(what in text for text in failed(found["relu gradient"]))
