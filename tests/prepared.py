@@ -32,7 +32,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 VARIABLE = "FEDFER_TEST_COMMANDS"
 COMMAND = [sys.executable, "-m", "fedfer.cli.main"]
-RUN_SEC = 3 * PATIENCE_SEC
+RUN_SEC = 2 * PATIENCE_SEC
 
 
 @dataclass(frozen=True)
