@@ -8,7 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 INSTRUCTION_SETS = ("avx2", "fma", "avx512f", "avx512_vnni", "amx_tile", "asimd")
-PACKAGES = ("tensorflow", "keras", "tflite-runtime", "ai-edge-litert", "torch", "numpy")
+PACKAGES = ("tensorflow", "tensorflow-cpu", "keras", "tflite-runtime", "ai-edge-litert", "torch", "numpy")
 
 
 def describe(pythons: dict[str, Path]) -> dict[str, str]:

@@ -1,6 +1,7 @@
 """Holds an exported file against Keras and against what it promises; used before anything is written."""
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,13 +60,17 @@ def verify(content: bytes, model: keras.Model, contract: Contract) -> list[Findi
         return findings
     images, labels = random_batch(model, contract)
     rate = contract.training.learning_rate
-    reference = _keras_step(model, images, labels, contract.training)
+    with ThreadPoolExecutor() as waiting:  # each runtime in a process of its own, beside Keras here
+        runs = [
+            waiting.submit(call_isolated, run_in_runtime, content, runtime, images, labels, rate, CHECK_SEED)
+            for runtime in available_runtimes() or ["auto"]
+        ]
+        reference = _keras_step(model, images, labels, contract.training)
     if not _are_predictions(reference.predictions, contract.training.loss.name):
         text = "the model's outputs are not probabilities; end it in a softmax over its classes"
         return [*findings, Finding(False, f"{text}, or say that it gives logits")]
-    for runtime in available_runtimes() or ["auto"]:
-        observed = call_isolated(run_in_runtime, content, runtime, images, labels, rate, CHECK_SEED)
-        findings += runtime_findings(observed, reference, contract)
+    for run in runs:
+        findings += runtime_findings(run.result(), reference, contract)
     return findings
 
 
