@@ -77,10 +77,11 @@ class Blobs:
         """A name for a new unfinished file."""
         return self._temporary / secrets.token_hex(16)
 
-    def write(self, data: bytes, place: Path) -> None:
-        """Makes `data` durable at `place`."""
+    def write(self, place: Path, *pieces: bytes | memoryview) -> None:
+        """Makes these bytes, one piece after the other, durable at `place`."""
         temporary = self.temporary_path()
-        temporary.write_bytes(data)
+        with temporary.open("wb") as file:
+            file.writelines(pieces)
         sync_file(temporary)
         self.keep(temporary, place)
 

@@ -19,7 +19,7 @@ from fedfer.aggregator.results import Result
 from fedfer.aggregator.rounds import Round, UpdateKey
 from fedfer.aggregator.strategies.base import Aggregate, Strategy
 from fedfer.aggregator.update_reader import WeightedFile, in_order
-from fedfer.export.checkpoint import checkpoint_bytes, digest_of
+from fedfer.export.checkpoint import checkpoint_pieces, digest_of
 from fedfer.export.contract import Contract
 from fedfer.model.errors import StoreError
 from fedfer.model.measures import Measures
@@ -108,17 +108,17 @@ def aggregate(
     StoreError."""
     made: Aggregate = strategy.aggregate(files.parent, in_order(kept), files.state, contract)
     reach("averaged")
-    data = checkpoint_bytes(made.weights, contract)
-    weights = digest_of(data)
+    pieces = checkpoint_pieces(made.weights, contract)
+    weights = digest_of(*pieces)
     state = None if made.state is None else digest_of(made.state)
     claim(blobs.version_path(weights))
     if state is not None:
         claim(blobs.state_path(state))
     try:
         if made.state is not None and state is not None:
-            blobs.write(made.state, blobs.state_path(state))
+            blobs.write(blobs.state_path(state), made.state)
             reach("state_written")
-        blobs.write(data, blobs.version_path(weights))
+        blobs.write(blobs.version_path(weights), *pieces)
         reach("version_written")
     except OSError as error:
         raise StoreError(f"cannot write version {weights}: {error.strerror}") from None

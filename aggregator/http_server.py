@@ -15,6 +15,7 @@ from fedfer.aggregator.limits import Limits
 from fedfer.aggregator.rate_limits import is_loopback
 
 KEEP_ALIVE_SEC = 60  # longer than devices pause between asking for work
+GARBAGE_THRESHOLDS = 700, 10, 100  # Python's own but for the last: some hundred ended connections may wait
 SWITCH_SEC = (
     0.5e-3  # how long the loop that answers waits for the interpreter; Python's own is ten times that
 )
@@ -22,9 +23,11 @@ SWITCH_SEC = (
 
 def settle_process() -> None:
     """Once everything is loaded: answers are not held up by what goes on besides. Looking through all objects
-    for garbage stops everything for 50 ms; what is there by now will stay, and is not looked through."""
+    for garbage stops everything for 50 ms; what is there by now will stay, and is not looked through. What
+    comes is: 500 open connections alone take 20 ms, so that is done more seldom."""
     gc.collect()
     gc.freeze()
+    gc.set_threshold(*GARBAGE_THRESHOLDS)
     sys.setswitchinterval(SWITCH_SEC)
 
 

@@ -50,7 +50,7 @@ def begin_or_go_on(config: RunConfig, store: Store, runtime: str, clock: Callabl
 def keep_model(model: bytes, contract: Contract, store: Store, now: float) -> str:
     """Stores a model that runs may then use; returns its sha256. Raises StoreError, OSError."""
     name = digest_of(model)
-    store.blobs.write(model, store.blobs.model_path(name))
+    store.blobs.write(store.blobs.model_path(name), model)
     reach("model_kept")
     store.runs.add_model(name, contract.digest, now)
     return name
@@ -105,7 +105,7 @@ def _begin(
     version = store.blobs.version_path(weights)
     with store.claims.held() as claim:
         claim(version)
-        store.blobs.write(data, version)
+        store.blobs.write(version, data)
         reach("initial_version_written")
         holdout = load_holdout(config.settings.holdout, contract)
         measures = measure_version(config.model, version, holdout, runtime)

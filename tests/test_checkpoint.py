@@ -1,26 +1,32 @@
 import contextlib
+import hashlib
 import json
 import struct
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import safetensors.numpy
 from average_helpers import SMALL, constant_weights, random_weights, write_checkpoint
 from hypothesis import given
 from hypothesis import strategies as st
 
 from fedfer.export import checkpoint
 from fedfer.export.checkpoint import (
+    METADATA_KEY,
     CheckedFile,
     check_file,
     checked_tensors,
     checkpoint_bytes,
+    checkpoint_pieces,
     digest_of,
     load_checkpoint,
     max_checkpoint_bytes,
     max_header_bytes,
 )
+from fedfer.export.contract import WeightSpec
 from fedfer.model.errors import CheckpointError
 
 GOLDEN_HEADER: dict[str, dict[str, Any]] = {
@@ -60,6 +66,16 @@ def test_golden_bytes() -> None:
     header = json.dumps(GOLDEN_HEADER, separators=(",", ":")).encode()
     header += b" " * (-len(header) % 8)
     assert checkpoint_bytes(weights, SMALL) == packed(header)
+
+
+@given(shapes=st.dictionaries(st.text(max_size=5), st.lists(st.integers(0, 3), max_size=3), max_size=5))
+def test_bytes_are_those_of_the_safetensors_library(shapes: dict[str, list[int]]) -> None:
+    specs = tuple(WeightSpec(name, tuple(shape), "float32", "trainable") for name, shape in shapes.items())
+    contract = replace(SMALL, weights=specs)
+    weights = random_weights(1, contract)
+    expected = safetensors.numpy.save(weights, metadata={METADATA_KEY: contract.digest})
+    assert checkpoint_bytes(weights, contract) == expected
+    assert digest_of(*checkpoint_pieces(weights, contract)) == hashlib.sha256(expected).hexdigest()
 
 
 def test_save_and_load_keep_every_bit(tmp_path: Path) -> None:

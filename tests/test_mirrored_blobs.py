@@ -44,7 +44,7 @@ def named(content: bytes) -> str:
 def test_what_one_directory_keeps_another_finds(server: S3Server, tmp_path: Path) -> None:
     here, there = blobs_at(tmp_path / "a", server, "two"), blobs_at(tmp_path / "b", server, "two")
     content = b"weights"
-    here.write(content, here.version_path(named(content)))
+    here.write(here.version_path(named(content)), content)
     place = there.version_path(named(content))
     assert not place.exists()
     assert there.present(place).read_bytes() == content
@@ -63,7 +63,7 @@ def test_what_one_directory_keeps_another_finds(server: S3Server, tmp_path: Path
 def test_a_damaged_copy_is_fetched_anew(server: S3Server, tmp_path: Path) -> None:
     blobs = blobs_at(tmp_path / "a", server, "anew")
     place = blobs.version_path(named(b"weights"))
-    blobs.write(b"weights", place)
+    blobs.write(place, b"weights")
     place.write_bytes(b"Weights")
     assert blobs.checked(place).read_bytes() == b"weights"
     blobs.close()
@@ -72,8 +72,8 @@ def test_a_damaged_copy_is_fetched_anew(server: S3Server, tmp_path: Path) -> Non
 def test_updates_go_from_both(server: S3Server, tmp_path: Path) -> None:
     blobs = blobs_at(tmp_path / "a", server, "updates-go")
     for number in (1, 2, 10):
-        blobs.write(b"x", blobs.update_path("run", number, named(b"x")))
-    blobs.write(b"x", blobs.update_path("run-2", 1, named(b"x")))
+        blobs.write(blobs.update_path("run", number, named(b"x")), b"x")
+    blobs.write(blobs.update_path("run-2", 1, named(b"x")), b"x")
     blobs.drop_updates("run", 1)
     blobs.drop_updates_before("run", 10)
     kept = ["updates/run-2/1", "updates/run/10"]
@@ -92,12 +92,12 @@ def test_the_cache_is_bounded_and_keeps_what_is_in_use(server: S3Server, tmp_pat
     contents = [bytes([i]) * 10 for i in range(4)]
     places = [blobs.version_path(named(content)) for content in contents]
     for content, place in zip(contents[:3], places, strict=False):
-        blobs.write(content, place)
+        blobs.write(place, content)
         blobs.present(place)
     assert [place.exists() for place in places] == [True, True, True, False]
     now[0] += IN_USE_SEC + 1
     blobs.present(places[0])
-    blobs.write(contents[3], places[3])
+    blobs.write(places[3], contents[3])
     assert [place.exists() for place in places] == [True, False, False, True]
     assert blobs.present(places[1]).read_bytes() == contents[1]
     blobs.close()
@@ -106,7 +106,7 @@ def test_the_cache_is_bounded_and_keeps_what_is_in_use(server: S3Server, tmp_pat
 def test_nothing_is_kept_that_the_bucket_does_not_have(server: S3Server, tmp_path: Path) -> None:
     blobs = MirroredBlobs(tmp_path / "a", Bucket(parse_url(server.url("x").replace(BUCKET, "gone"))), 25)
     with pytest.raises(StoreError, match="cannot put versions/"):
-        blobs.write(b"x", blobs.version_path(named(b"x")))
+        blobs.write(blobs.version_path(named(b"x")), b"x")
     assert not blobs.version_path(named(b"x")).exists()
     blobs.close()
 

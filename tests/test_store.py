@@ -274,7 +274,7 @@ def test_leftovers_are_removed(tmp_path: Path) -> None:
     blobs = Blobs(tmp_path)
     blobs.temporary_path().write_bytes(b"half an upload")
     for number in (1, 2, 10):
-        blobs.write(b"update", blobs.update_path("default", number, "a"))
+        blobs.write(blobs.update_path("default", number, "a"), b"update")
     blobs.close()
     blobs = Blobs(tmp_path)
     assert list((tmp_path / "tmp").iterdir()) == []
