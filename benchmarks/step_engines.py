@@ -40,7 +40,7 @@ def exported(runtime: str, model: Path, num_threads: int) -> Step:
 
 
 def keras_step(num_threads: int, jit_compile: bool) -> Step:
-    """`train_on_batch`; Keras by itself compiles with XLA."""
+    """`train_on_batch`; `jit_compile`: with XLA."""
     import keras
     import tensorflow as tf
 

@@ -33,7 +33,7 @@ from fedfer.export.runtime import available_runtimes
 
 ENGINES = Path(__file__).parent / "step_engines.py"
 FLEX_PACKAGES = ("tensorflow-cpu==2.17.*", "numpy<2")
-# By name what TensorFlow is told of oneDNN. Keras compiles with XLA unless it is told otherwise.
+# By name what TensorFlow is told of oneDNN. By itself Keras uses XLA on GPUs only.
 KERAS = {
     "keras, oneDNN": "1",
     "keras, no oneDNN": "0",
