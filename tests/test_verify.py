@@ -148,3 +148,14 @@ def test_export_writes_what_passed_and_the_same_bytes_again(tmp_path: Path) -> N
     assert first.read_bytes() == second.read_bytes()
     assert read_contract(first).training.learning_rate == 0.125
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["model.tflite", "model.tflite", "new"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("optimizer", ["momentum", "adam", "adamw"])
+def test_the_whole_network_passes_with_optimizers_that_remember(tmp_path: Path, optimizer: str) -> None:
+    """Where Adam's own steps differ from Keras's by a tenth of a tensor's, by rounding alone."""
+    command = [sys.executable, "-m", "fedfer.cli.main", "export", "--optimizer", optimizer]
+    output = tmp_path / "model.tflite"
+    done = subprocess.run([*command, "--output", output], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "FAIL" not in done.stdout
