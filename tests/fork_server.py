@@ -112,6 +112,9 @@ def _become(request: Request, descriptors: list[int], strange: list[int]) -> Non
     signal.signal(signal.SIGINT, signal.default_int_handler)
     os.environ.clear()
     os.environ.update(request.environment)
+    if "fedfer.aggregator.faults" in sys.modules:  # it has read the environment when it was imported
+        faults = sys.modules["fedfer.aggregator.faults"]
+        faults.arm(os.environ.get(faults.VARIABLE))
     os.chdir(request.folder)
     time.tzset()
     tempfile.tempdir = None
