@@ -87,8 +87,10 @@ def store_errors(doing: str) -> Iterator[None]:
 
 def _engine(url: str) -> Engine:
     try:
-        # Checked before use: a connection that a restart of PostgreSQL has closed is replaced.
-        engine = create_engine(url, pool_size=16, max_overflow=48, pool_pre_ping=True)
+        # Checked before use: a connection that a restart of PostgreSQL has closed is replaced. SQLite's are
+        # closed by nobody, and a check is one more turn at the interpreter, among those that take in uploads.
+        is_checked = not url.startswith("sqlite")
+        engine = create_engine(url, pool_size=16, max_overflow=48, pool_pre_ping=is_checked)
     except (ArgumentError, ImportError) as error:
         raise UsageError(f"database-url cannot be used ({error}); expected {DATABASE_URL}") from None
     if engine.dialect.name == "sqlite":

@@ -55,7 +55,7 @@ class DeviceStore:
 
     def add(self, device: Device, token_sha256: str, expires_at: float, now: float, max_devices: int) -> bool:
         """Whether there was room for it."""
-        table = tables.devices
+        table, changes = tables.devices, self._changes
         with self._database.write("enrol a device") as connection:
             count = connection.execute(select(func.count()).select_from(table)).scalar_one()
             if count >= max_devices:
@@ -72,6 +72,8 @@ class DeviceStore:
             connection.execute(insert(table).values(row))
         with self._remembering:
             self._added[device.contract] += 1
+            if changes == self._changes:
+                self._known[token_sha256] = KnownDevice(device, token_sha256, expires_at)
         return True
 
     def num_added(self, contract: str) -> int:
@@ -80,7 +82,7 @@ class DeviceStore:
             return self._added[contract] + self._added[None]
 
     def remembered(self, token_sha256: str) -> KnownDevice | None:
-        """What `by_token` found before, if it still holds: without the database, so from any thread."""
+        """What `add` wrote or `by_token` found, if it still holds: without the database, from any thread."""
         return self._known.get(token_sha256)
 
     def by_token(self, token_sha256: str) -> KnownDevice | None:

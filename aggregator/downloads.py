@@ -4,6 +4,7 @@ HTTP semantics after RFC 9110, sections 13 (conditions) and 14 (ranges). A Range
 understood, or asks for several ranges, is ignored, as the RFC allows.
 """
 
+import asyncio
 import os
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -16,7 +17,9 @@ from starlette.types import Receive, Scope, Send
 
 from fedfer.model.errors import RefusedError, StoreError
 
-PIECE_BYTES = 1 << 16  # 64 devices at a time: 1 << 18 is no faster and takes 27 MB more
+PIECE_BYTES = 1 << 17  # 64 devices at a time: 1 << 18 is little faster and takes more memory
+# Linux: read what the page cache has, and nothing that a disk would have to be waited for. Others: None.
+CACHED_ONLY: int | None = getattr(os, "RWF_NOWAIT", None)
 CACHE_CONTROL = "public, max-age=31536000, immutable"
 Count = Callable[[int], Awaitable[None]]
 
@@ -78,19 +81,35 @@ class FileResponse(StreamingResponse):
             await super().__call__(scope, receive, send)
 
 
-async def _stream(file: BinaryIO, name: str, first: int, end: int, count: Count) -> AsyncIterator[bytes]:
+async def _stream(
+    file: BinaryIO, name: str, first: int, end: int, count: Count
+) -> AsyncIterator[bytes | memoryview]:
     """The bytes first..end of the file; counts those that were taken, also when the client leaves."""
     sent = 0
     try:
-        file.seek(first)
         while sent < end - first:
-            piece = await run_in_threadpool(file.read, min(PIECE_BYTES, end - first - sent))
+            piece = await _read(file.fileno(), min(PIECE_BYTES, end - first - sent), first + sent)
             if not piece:
                 raise StoreError(f"{name} is shorter than it was")
             yield piece
             sent += len(piece)
     finally:
         await count(sent)
+
+
+async def _read(file: int, num_bytes: int, first: int) -> bytes | memoryview:
+    """At most so many bytes from `first` on. A version that devices fetch is in the page cache: read at once,
+    it costs a quarter of the processor time that a worker thread for each piece does."""
+    if CACHED_ONLY is not None:
+        piece = bytearray(num_bytes)
+        try:
+            num_read = os.preadv(file, [piece], first, CACHED_ONLY)
+        except OSError:  # not in the cache, or a file system without this: what is wrong, the thread tells
+            pass
+        else:
+            await asyncio.sleep(0)  # a fast client's download leaves everybody else their turn
+            return memoryview(piece)[:num_read]
+    return await run_in_threadpool(os.pread, file, num_bytes, first)
 
 
 def _lists_etag(header: str, etag: str) -> bool:

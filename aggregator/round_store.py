@@ -1,11 +1,11 @@
 """The rounds of one run in the database, with their places, updates and rejections."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from typing import Any, cast
 
-from sqlalchemy import Connection, Row, func, insert, select, update
+from sqlalchemy import Connection, Row, delete, func, insert, select, update
 
 from fedfer.aggregator import tables
 from fedfer.aggregator.config import RoundSettings
@@ -92,14 +92,14 @@ class RoundStore:
             if rows:
                 connection.execute(insert(tables.places), rows)
 
-    def take_place(self, number: int, device_id: str) -> None:
-        """Notes that a device holds a place, for the first time or again."""
+    def take_places(self, number: int, device_ids: Sequence[str]) -> None:
+        """Notes that devices hold a place, for the first time or again."""
         table = tables.places
-        with self._database.write("assign a place") as connection:
-            where = self._in(table, number) & (table.c.device_id == device_id)
-            again = connection.execute(update(table).where(where).values(state="assigned"))
-            if not again.rowcount:
-                connection.execute(insert(table).values(self._place(number, device_id, "assigned")))
+        rows = [self._place(number, id_, "assigned") for id_ in device_ids]
+        with self._database.write("assign places") as connection:
+            held_before = self._in(table, number) & table.c.device_id.in_(device_ids)
+            connection.execute(delete(table).where(held_before))
+            connection.execute(insert(table), rows)
 
     def add_update(self, before: Round, accepted: Update, after: Round) -> None:
         """An update and the phase that it leads to."""

@@ -16,7 +16,7 @@ from fedfer.aggregator.rounds import Base, Place, Round, Update, WaitReason
 from fedfer.aggregator.run_core import RunCore
 from fedfer.aggregator.run_store import RunState
 from fedfer.aggregator.selection import ranked
-from fedfer.aggregator.work import Report, Upload, Work, log_accepted, log_places, update_of
+from fedfer.aggregator.work import Ask, Report, Upload, Work, log_accepted, log_places, update_of
 from fedfer.export.checkpoint import check_file
 from fedfer.model.errors import RefusedError, StoreError
 
@@ -37,20 +37,46 @@ class Run(RunCore):
         settled = self._settled(device)
         if settled is not None:
             return settled
-        with self.changed:
-            self.pass_deadline()
-            rejected = self._rejected.get(device.id)
-            if self.is_over:
-                return Work(self._round, final_weights=self._result_weights, rejected=rejected)
-            if self._state == "paused":
-                return self._wait(device, "paused")
+        ask = Ask(device)
+        self._asks.append(ask)
+        try:
+            with self.changed:
+                if ask.answer is None:  # whoever had the lock before has not answered this one too
+                    self._answer_all()
+                assert ask.answer is not None
+                return ask.answer
+        finally:
+            self._asks.remove(ask)
+
+    def _answer_all(self) -> None:
+        """Answers all who wait for the lock at this moment: one wait for the disk, however many get a place.
+        Needs `changed` held. Raises StoreError."""
+        self.pass_deadline()
+        asks = [ask for ask in self._asks if ask.answer is None]
+        if not self.is_over and self._state != "paused":
             self._give_out_places()
-            joined, reason = rounds.join(self._round, device.id, self.clock())
-            if joined is not self._round:
-                self.rounds.take_place(joined.number, device.id)
-                reach("place_taken")
-                self._round = joined
-            return self._wait(device, reason) if reason else Work(joined, rejected=rejected)
+            self._join(asks)
+            return
+        for ask in asks:
+            if self.is_over:
+                rejected = self._rejected.get(ask.device.id)
+                ask.answer = Work(self._round, final_weights=self._result_weights, rejected=rejected)
+            else:
+                ask.answer = self._wait(ask.device, "paused")
+
+    def _join(self, asks: list[Ask]) -> None:
+        before = joined = self._round
+        reasons, now = list[WaitReason | None](), self.clock()
+        for ask in asks:
+            joined, reason = rounds.join(joined, ask.device.id, now)
+            reasons.append(reason)
+        if joined is not before:
+            self.rounds.take_places(joined.number, sorted(joined.assigned - before.assigned))
+            reach("place_taken")
+            self._round = joined
+        for ask, reason in zip(asks, reasons, strict=True):
+            rejected = self._rejected.get(ask.device.id)
+            ask.answer = self._wait(ask.device, reason) if reason else Work(joined, rejected=rejected)
 
     def settled_work(self, device: Device) -> Work | None:
         """`work` if it is known already, at once; None if there is something to do first. Raises

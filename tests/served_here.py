@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import uvicorn
-from fastapi import FastAPI
+from starlette.types import ASGIApp
 from waiting import wait_for
 
 from fedfer.aggregator.connections import PatientH11
@@ -13,7 +13,7 @@ from fedfer.cli.serve import listen
 
 
 @contextmanager
-def serving_here(app: FastAPI, http: type[PatientH11]) -> Iterator[tuple[str, int]]:
+def serving_here(app: ASGIApp, http: type[PatientH11]) -> Iterator[tuple[str, int]]:
     """Host and port of a server in this process that speaks HTTP as `http` does."""
     listener = listen("127.0.0.1", 0)
     server = uvicorn.Server(uvicorn.Config(app, http=http, log_config=None))

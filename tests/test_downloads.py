@@ -1,13 +1,17 @@
 import asyncio
+import errno
+import os
 from pathlib import Path
+from random import Random
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from starlette.types import Message
 
-from fedfer.aggregator.downloads import byte_range, file_response
-from fedfer.model.errors import RefusedError
+from fedfer.aggregator import downloads
+from fedfer.aggregator.downloads import PIECE_BYTES, byte_range, file_response
+from fedfer.model.errors import RefusedError, StoreError
 
 
 @pytest.mark.parametrize(
@@ -118,3 +122,36 @@ def test_a_file_is_closed_whatever_happens(place: Path) -> None:
         with pytest.raises(Exception, match=r"left|^$"):  # starlette says it in its own way
             client.get()
     assert all(client.file.closed for client in (refused, *gone))
+
+
+def refuses(*_: object) -> int:
+    raise BlockingIOError(errno.EAGAIN, "not in the cache")
+
+
+@pytest.mark.parametrize("cached_only", ["as it is", "not in the cache", "not on this system"])
+def test_a_large_file_wherever_it_is_read_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cached_only: str
+) -> None:
+    if cached_only == "not in the cache":
+        monkeypatch.setattr(os, "preadv", refuses, raising=False)
+    elif cached_only == "not on this system":
+        monkeypatch.setattr(downloads, "CACHED_ONLY", None)
+    content = Random(0).randbytes(2 * PIECE_BYTES + 1)
+    path = tmp_path / "large"
+    path.write_bytes(content)
+    client = Client(path)
+    assert client.get(range=f"bytes=3-{len(content) - 2}") == content[3:-1]
+    assert client.counted == [len(content) - 4]
+
+
+def test_a_file_that_became_shorter(tmp_path: Path) -> None:
+    path = tmp_path / "short"
+    path.write_bytes(bytes(PIECE_BYTES + 1))
+
+    class Shortening(Client):
+        async def _send(self, message: Message) -> None:
+            await super()._send(message)
+            os.truncate(path, PIECE_BYTES)
+
+    with pytest.raises(StoreError, match="abc is shorter than it was"):
+        Shortening(path).get()

@@ -2,15 +2,17 @@
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from threading import Event
 
 import httpx
 import pytest
 from server_helpers import Phone, serving, synthetic_update, wait_for_round
+from sqlalchemy import Connection
 
 from fedfer.aggregator.blobs import Blobs
+from fedfer.aggregator.database import Database
 from fedfer.aggregator.enrolment import DAY_SEC, Enrolment
 from fedfer.aggregator.store import Store
 from fedfer.cli.key_files import write_new_key
@@ -100,9 +102,9 @@ def test_revoked_is_revoked(desk: Desk) -> None:
 
 
 def test_who_is_recognised_without_the_database(desk: Desk) -> None:
-    """Only who was authenticated, and not after its token was renewed, revoked or has expired."""
+    """Who has enrolled or was authenticated, and not after its token was renewed, revoked or has expired."""
     one, two = (desk.enrolment.enrol(name, None, None) for name in ("one", "two"))
-    assert desk.enrolment.recognise(one.token) is None
+    assert desk.enrolment.recognise(one.token) == one.device
     for each in (one, two):
         assert desk.enrolment.authenticate(each.token) == desk.enrolment.recognise(each.token) == each.device
     renewed = desk.enrolment.enrol("one", None, one.token)
@@ -132,6 +134,24 @@ def test_revoked_while_it_is_looked_up(tmp_path: Path) -> None:
             revoked.set()
             asking.result()
             assert desk.enrolment.recognise(enrolled.token) is None
+
+
+def test_revoked_while_it_enrols(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An operator who sees the device in the database before its enrolment is answered."""
+    write = Database.write
+
+    @contextmanager
+    def write_and_revoke(database: Database, doing: str) -> Iterator[Connection]:
+        with write(database, doing) as connection:
+            yield connection
+        if doing == "enrol a device":
+            [device] = desk.store.devices.active(0.0, "any")
+            desk.enrolment.revoke(device.id)
+
+    monkeypatch.setattr(Database, "write", write_and_revoke)
+    enrolled = desk.enrolment.enrol("one", None, None)
+    assert desk.enrolment.recognise(enrolled.token) is None
+    assert desk.refusal(enrolled.token) == (403, "device_revoked")
 
 
 def ask_until(desk: Desk, token: str, revoked: Event) -> None:

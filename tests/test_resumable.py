@@ -12,7 +12,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from raw_http import answer
+from raw_http import answer, take
 from server_helpers import OCTETS, Phone, Server, serving, start, synthetic_update
 from waiting import PATIENCE_SEC, wait_for
 
@@ -54,7 +54,7 @@ class Upload:
         return self.phone.upload(self.work, b"", upload=self.sha256)
 
     def begun(self, port: int, method: str, num_bytes: int) -> socket.socket:
-        """A connection on which so many bytes of the body came, and no more do."""
+        """A connection on which so many bytes of the body came, which somebody waits for, and no more do."""
         path = f"/v1/uploads/{self.sha256}"
         headers = f"Upload-Offset: {self.offset()}\r\n"
         length = len(self.body) - self.offset()
@@ -65,9 +65,12 @@ class Upload:
         connection = socket.create_connection(("127.0.0.1", port), timeout=PATIENCE_SEC)
         head = (
             f"{method} {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {self.phone.token}\r\n"
-            f"Content-Type: application/octet-stream\r\n{headers}Content-Length: {length}\r\n\r\n"
+            f"Content-Type: application/octet-stream\r\nExpect: 100-continue\r\n"
+            f"{headers}Content-Length: {length}\r\n\r\n"
         )
-        connection.sendall(head.encode() + self.body[len(self.body) - length :][:num_bytes])
+        connection.sendall(head.encode())
+        assert take(connection).startswith(b"HTTP/1.1 100 ")
+        connection.sendall(self.body[len(self.body) - length :][:num_bytes])
         return connection
 
 

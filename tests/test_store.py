@@ -74,7 +74,7 @@ def test_a_round_comes_back_as_it_was(tmp_path: Path) -> None:
     store, round_ = with_round(tmp_path)
     for device_id in ("x", "y"):
         round_, _ = join(round_, device_id, now=100)
-        store.rounds("default").take_place(1, device_id)
+        store.rounds("default").take_places(1, [device_id])
     update = Update("x", 1, "c" * 64, 7, 2**40, 1.5, 0.25, None)
     after = accept(round_, round_.place_of("x"), update, BASE)
     store.rounds("default").add_update(round_, update, after)
@@ -88,13 +88,13 @@ def test_a_round_comes_back_as_it_was(tmp_path: Path) -> None:
 def test_deadline_that_frees_places(tmp_path: Path) -> None:
     store, round_ = with_round(tmp_path)
     round_, _ = join(round_, "x", now=100)
-    store.rounds("default").take_place(1, "x")
+    store.rounds("default").take_places(1, ["x"])
     round_ = tick(round_, now=130, num_active=2)
     store.rounds("default").pass_deadline(round_)
     assert stored_round(store) == round_
     assert (set(round_.released), round_.deadline_at) == ({"x"}, 160)
     round_, _ = join(round_, "x", now=100)
-    store.rounds("default").take_place(1, "x")
+    store.rounds("default").take_places(1, ["x"])
     store = reopened(store)
     assert stored_round(store) == round_
     store.close()
@@ -151,7 +151,7 @@ def test_rejections_are_kept_with_their_updates(tmp_path: Path) -> None:
     rounds = store.rounds("default")
     for device_id in ("x", "y"):
         before, _ = join(round_, device_id, now=100)
-        rounds.take_place(1, device_id)
+        rounds.take_places(1, [device_id])
         update = Update(device_id, 1, device_id * 64, 7, 9, 1.5, 0.25)
         round_ = accept(before, before.place_of(device_id), update, BASE)
         rounds.add_update(before, update, round_)
@@ -182,7 +182,7 @@ def test_reserved_places_are_no_work_yet(tmp_path: Path) -> None:
     assert set(drawn.reserved) == {"y"}
     assert rounds.find_place(1, "y") is None
     joined, _ = join(drawn, "y", now=150)
-    rounds.take_place(1, "y")
+    rounds.take_places(1, ["y"])
     assert stored_round(store) == joined
     assert rounds.find_place(1, "y") == joined.place_of("y")
     store.close()
@@ -313,8 +313,8 @@ def test_database_that_cannot_be_written(tmp_path: Path) -> None:
     other = sqlite3.connect(tmp_path / "fedfer.db", isolation_level=None)
     other.execute("DROP TABLE places")
     other.close()
-    with pytest.raises(StoreError, match="cannot assign a place: no such table"):
-        store.rounds("default").take_place(round_.number, "x")
+    with pytest.raises(StoreError, match="cannot assign places: no such table"):
+        store.rounds("default").take_places(round_.number, ["x"])
     store.close()
 
 
