@@ -75,13 +75,53 @@ def test_the_aggregator_takes_the_settings_of_compose_and_file(compose: dict[str
         assert parse_url(settings["weights_url"].value).bucket == "weights"
 
 
-def test_the_dockerfile_copies_what_there_is() -> None:
+def copied() -> set[str]:
+    """What the Dockerfile copies from the repository."""
     text = (DEPLOY / "Dockerfile").read_text().replace("\\\n", " ")
-    copied = [line.split()[1:-1] for line in text.splitlines() if re.match(r"COPY (?!--from)", line)]
-    for name in (name for names in copied for name in names):
+    return {
+        name
+        for names in re.findall(r"^COPY (?!--from)(.*) \S+$", text, re.MULTILINE)
+        for name in names.split()
+    }
+
+
+def test_the_dockerfile_copies_what_there_is() -> None:
+    for name in copied():
         assert (ROOT / name).exists(), name
-    assert {"model", "export", "aggregator", "android_stub", "cli"} <= {n for names in copied for n in names}
-    assert re.search(r"^USER 10001", text, re.MULTILINE)
+    assert {"model", "export", "aggregator", "android_stub", "cli"} <= copied()
+
+
+def test_the_image_runs_as_the_owner_of_its_data() -> None:
+    """Its user has the group that it runs with, and the data directory is that user's alone."""
+    text = re.sub(r"\s*\\\n\s*", " ", (DEPLOY / "Dockerfile").read_text())
+    user = re.search(r"^USER (\d+):(\d+)$", text, re.MULTILINE)
+    assert user is not None
+    uid, gid = user.groups()
+    assert f"groupadd --gid {gid} " in text
+    assert f"useradd --uid {uid} --gid {gid} " in text
+    assert f"install --directory --owner {uid} --group {gid} --mode 700 /var/lib/fedfer" in text
+
+
+def test_the_image_serves_beyond_itself_whatever_the_command() -> None:
+    """`docker run fedfer serve MODEL` takes the place of CMD: what has to hold is in the environment."""
+    text = (DEPLOY / "Dockerfile").read_text()
+    environ = dict(re.findall(r"(FEDFER_\w+)=(\S+)", text))
+    parser = argparse.ArgumentParser()
+    serve.add_arguments(parser)
+    settings = serve.settings_of(parser.parse_args(["model.tflite"]), environ)
+    assert (settings["host"].value, settings["data_dir"].value) == ("0.0.0.0", Path("/var/lib/fedfer"))
+    assert re.search(rf"^EXPOSE {settings['port'].value}$", text, re.MULTILINE)
+    assert f"http://127.0.0.1:{settings['port'].value}/readyz" in text
+
+
+def test_only_what_the_dockerfile_copies_goes_to_the_builder() -> None:
+    """Keys and .env lie in deploy/, models and data anywhere: none of it may be sent or copied."""
+    ignored, *lines = [
+        line for line in (ROOT / ".dockerignore").read_text().splitlines() if not line.startswith("#")
+    ]
+    assert ignored == "*"
+    assert {line[1:] for line in lines if line.startswith("!")} == copied()
+    assert {"**/__pycache__", "**/*.tflite", "**/*.safetensors", "**/*.db"} <= set(lines)
 
 
 def test_the_locked_requirements_are_the_extras_and_what_they_need() -> None:
@@ -98,6 +138,21 @@ def test_the_locked_requirements_are_the_extras_and_what_they_need() -> None:
         assert re.search(r"^    --hash=sha256:[0-9a-f]{64}", block, re.MULTILINE), block
     wrong = subprocess.run([*command, "no-such"], capture_output=True, text=True, check=False)
     assert "fedfer has no extra 'no-such'" in wrong.stderr
+
+
+def test_the_locked_requirements_keep_the_markers_of_dependencies() -> None:
+    """One runtime of the two, and what only that one needs: on Python 3.11 the other is 90 MB of nothing."""
+    command = [sys.executable, str(DEPLOY / "locked.py"), "serve"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    lines = re.findall(r"^(\w.*?) *\\$", done.stdout, re.MULTILINE)
+    taken = {}
+    for version in ("3.11", "3.12"):
+        on = {"python_version": version, "python_full_version": f"{version}.2", "sys_platform": "linux"}
+        requirements = [Requirement(line) for line in lines]
+        taken[version] = {r.name for r in requirements if r.marker is None or r.marker.evaluate(on)}
+    assert taken["3.11"] - taken["3.12"] == {"tflite-runtime"}
+    assert taken["3.12"] - taken["3.11"] >= {"ai-edge-litert", "ml-dtypes", "tqdm"}
+    assert {"numpy", "fastapi", "flatbuffers"} <= taken["3.11"] & taken["3.12"]
 
 
 def needed(lines: Iterable[str], extras: set[str]) -> set[str]:
