@@ -23,6 +23,7 @@ PIECE_BYTES = 5 * 1024 * 1024  # S3's smallest part of an upload in parts
 PIECES_AT_ONCE = 2  # of one file: with PIECE_BYTES what an upload holds in memory
 REQUEST_SEC, CONNECT_SEC, RETRY_SEC = 60, 5, 20
 MAX_RETRIES = 3
+PROBE_SEC = 5  # /readyz and /metrics wait for it: less than their callers' patience
 QUERY_KEYS = frozenset({"endpoint", "region"})
 
 
@@ -65,19 +66,13 @@ class Bucket:
 
     def __init__(self, url: BucketUrl) -> None:
         self.name = f"s3://{url.bucket}/{url.prefix}"
-        self._store = S3Store(
-            url.bucket,
-            prefix=url.prefix or None,
-            endpoint=url.endpoint,
-            region=url.region,
-            checksum_algorithm="SHA256",
-            client_options={
-                "allow_http": url.is_plain_http,
-                "timeout": timedelta(seconds=REQUEST_SEC),
-                "connect_timeout": timedelta(seconds=CONNECT_SEC),
-            },
-            retry_config={"max_retries": MAX_RETRIES, "retry_timeout": timedelta(seconds=RETRY_SEC)},
-        )
+        self._store = _store(url, REQUEST_SEC, MAX_RETRIES)
+        self._impatient = _store(url, PROBE_SEC, 0)
+
+    def probe(self, key: str) -> None:
+        """Whether it can be written, by an empty file. Raises StoreError, within PROBE_SEC or about."""
+        with self._errors(f"put {key}"):
+            obstore.put(self._impatient, key, b"")
 
     def put(self, key: str, path: Path) -> None:
         """Durable in the bucket on return."""
@@ -122,6 +117,22 @@ class Bucket:
             raise _MissingError(f"cannot {doing} in {self.name}: not there") from error
         except (BaseError, OSError) as error:
             raise StoreError(f"cannot {doing} in {self.name}: {_first_line(error)}") from error
+
+
+def _store(url: BucketUrl, request_sec: float, max_retries: int) -> S3Store:
+    return S3Store(
+        url.bucket,
+        prefix=url.prefix or None,
+        endpoint=url.endpoint,
+        region=url.region,
+        checksum_algorithm="SHA256",
+        client_options={
+            "allow_http": url.is_plain_http,
+            "timeout": timedelta(seconds=request_sec),
+            "connect_timeout": timedelta(seconds=CONNECT_SEC),
+        },
+        retry_config={"max_retries": max_retries, "retry_timeout": timedelta(seconds=RETRY_SEC)},
+    )
 
 
 class _MissingError(StoreError):

@@ -42,9 +42,9 @@ class Health:
     def readiness(self) -> Readiness:
         """Blocks as long as the slowest check."""
         with self._lock:
-            now = self._clock()
-            if self._last is None or now - self._last[0] >= FRESH_SEC:
-                self._last = now, Readiness(dict(self._problems()))
+            if self._last is None or self._clock() - self._last[0] >= FRESH_SEC:
+                readiness = Readiness(dict(self._problems()))
+                self._last = self._clock(), readiness  # who waited for slow checks takes their answer
             return self._last[1]
 
     def _problems(self) -> list[tuple[str, str]]:

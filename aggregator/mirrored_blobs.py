@@ -71,12 +71,7 @@ class MirroredBlobs(Blobs):
             return super().checked(place)
 
     def check_bucket(self) -> None:
-        path = self.temporary_path()
-        try:
-            path.write_bytes(b"")
-            self.bucket.put(PROBE_KEY, path)
-        finally:
-            path.unlink(missing_ok=True)
+        self.bucket.probe(PROBE_KEY)
 
     def drop(self, place: Path) -> None:
         super().drop(place)

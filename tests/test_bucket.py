@@ -1,15 +1,17 @@
 """Files in an S3 bucket, against moto's server over HTTP."""
 
 import hashlib
+import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from s3 import BUCKET, CREDENTIALS, S3Server, s3_server
 
-from fedfer.aggregator.bucket import Bucket, BucketUrl, parse_url
+from fedfer.aggregator.bucket import PROBE_SEC, Bucket, BucketUrl, parse_url
 from fedfer.model.errors import StoreError, UsageError
 
 
@@ -73,6 +75,18 @@ def test_a_server_that_does_not_answer(bucket: Bucket, tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="cannot put a in s3://weights/: ") as caught:
         away.put("a", tmp_path / "file")
     assert CREDENTIALS["AWS_SECRET_ACCESS_KEY"] not in str(caught.value)
+
+
+def test_a_probe_does_not_wait_for_a_server_that_hangs(bucket: Bucket) -> None:
+    """It takes connections and says nothing: `/metrics` is asked by a Prometheus that waits for 14 s."""
+    bucket.probe("probe")
+    assert bucket.size("probe") == 0
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        hanging = Bucket(BucketUrl("weights", "", f"http://127.0.0.1:{silent.getsockname()[1]}", "us-east-1"))
+        began = time.monotonic()
+        with pytest.raises(StoreError, match="cannot put probe in s3://weights/: "):
+            hanging.probe("probe")
+    assert time.monotonic() - began < 2 * PROBE_SEC
 
 
 def test_without_the_package_only_buckets_are_missing(tiny_tflite: Path, tmp_path: Path) -> None:

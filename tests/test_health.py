@@ -26,6 +26,18 @@ def test_every_problem_is_told_by_its_name_and_goes_away() -> None:
     assert health.readiness().is_ready
 
 
+def test_who_waited_for_slow_checks_takes_their_answer() -> None:
+    now, runs = [0.0], []
+
+    def slow() -> None:
+        runs.append(now[0])
+        now[0] += 10 * FRESH_SEC
+
+    health = Health({"slow": slow}, lambda: now[0])
+    assert health.readiness() is health.readiness()
+    assert len(runs) == 1
+
+
 def test_a_bug_in_a_check_is_not_hidden() -> None:
     def bug() -> None:
         raise ZeroDivisionError
