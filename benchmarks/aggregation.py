@@ -147,8 +147,8 @@ def _discard(weights: object) -> None:
 def measure_polling(
     model: Path, contract: Contract, num_devices: int, num_uploads: int, directory: Path
 ) -> Polling:
-    """A process of its own uploads, four updates at a time, in a round that has no place for the others; they
-    ask for work until the last update is in."""
+    """A process of its own uploads, four updates at a time, in a round that has few places for the others
+    (three for ten updates, by over-selection); they ask for work until the last update is in."""
     options = (
         f"--clients={num_uploads}",
         "--rounds=1",

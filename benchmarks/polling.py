@@ -7,6 +7,7 @@ waits for its turn on the cores and in its own event loop, which a phone does no
 
 import asyncio
 import json
+import math
 import random
 import socket
 import struct
@@ -24,8 +25,9 @@ READ_BYTES, STAMP_BYTES = 1 << 16, 64
 @dataclass(frozen=True)
 class Polling:
     """Milliseconds from a request's first byte to its answer's last in the device's socket, of `num_asks`
-    asks by `num_devices` devices in `seconds`. `seen_p99_ms`: until the process that plays the devices has
-    read it."""
+    asks by `num_devices` devices in `seconds`; of those that are told to wait, and of the `num_given` that
+    are given a place in the round, which is durable first. `seen_p99_ms`: until the process that plays the
+    devices has read it."""
 
     num_devices: int
     num_asks: int
@@ -33,7 +35,21 @@ class Polling:
     p50_ms: float
     p99_ms: float
     max_ms: float
+    wait_p50_ms: float
+    wait_p99_ms: float
+    num_given: int
+    given_p50_ms: float
+    given_p99_ms: float
     seen_p99_ms: float
+
+
+@dataclass(frozen=True)
+class Ask:
+    """Seconds until the answer was in the device's socket, and until it was read."""
+
+    sec: float
+    seen_sec: float
+    is_given: bool
 
 
 class Poller:
@@ -90,33 +106,45 @@ async def poll(
 ) -> Polling:
     """Devices enrol, `begin` is called, and each asks for work, again whenever the server told it to, until
     all is over."""
-    pollers, taken, seen = [Poller(host, port) for _ in range(num_devices)], list[float](), list[float]()
+    pollers, asks = [Poller(host, port) for _ in range(num_devices)], list[Ask]()
     for number, poller in enumerate(pollers):
         await poller.open(f"poller-{number}")
     begin()
     started = time.monotonic()
-    await asyncio.gather(*(_live(poller, is_over, taken, seen) for poller in pollers))
+    await asyncio.gather(*(_live(poller, is_over, asks) for poller in pollers))
     seconds = time.monotonic() - started
     for poller in pollers:
         poller.close()
-    half, most, all_ = (_at(taken, share) for share in (0.5, 0.99, 1.0))
-    return Polling(num_devices, len(taken), seconds, half, most, all_, _at(seen, 0.99))
+    taken = [ask.sec for ask in asks]
+    waits = [ask.sec for ask in asks if not ask.is_given]
+    given = [ask.sec for ask in asks if ask.is_given]
+    return Polling(
+        num_devices,
+        len(asks),
+        seconds,
+        *(_at(taken, share) for share in (0.5, 0.99, 1.0)),
+        *(_at(waits, share) for share in (0.5, 0.99)),
+        len(given),
+        *(_at(given, share) for share in (0.5, 0.99)),
+        _at([ask.seen_sec for ask in asks], 0.99),
+    )
 
 
 def _at(seconds: list[float], share: float) -> float:
-    """So large, in milliseconds, are at most this share of them."""
+    """So large, in milliseconds, are at most this share of them; not a number if there are none."""
+    if not seconds:
+        return math.nan
     return sorted(seconds)[min(int(share * len(seconds)), len(seconds) - 1)] * 1e3
 
 
-async def _live(poller: Poller, is_over: Callable[[], bool], taken: list[float], seen: list[float]) -> None:
+async def _live(poller: Poller, is_over: Callable[[], bool], asks: list[Ask]) -> None:
     """Asks once at least."""
     await asyncio.sleep(FIRST_ASK_SEC * random.random())
     while True:
         started = time.monotonic()
         work, seconds = await poller.ask()
         answered = time.monotonic()
-        taken.append(seconds)
-        seen.append(answered - started)
+        asks.append(Ask(seconds, answered - started, work["action"] == "train"))
         next_at = answered + min(float(work.get("retry_after_sec", MAX_PAUSE_SEC)), MAX_PAUSE_SEC)
         while not is_over() and (left_sec := next_at - time.monotonic()) > 0:
             await asyncio.sleep(min(left_sec, CHECK_SEC))
