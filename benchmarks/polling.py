@@ -119,14 +119,18 @@ async def poll(
     waits = [ask.sec for ask in asks if not ask.is_given]
     given = [ask.sec for ask in asks if ask.is_given]
     return Polling(
-        num_devices,
-        len(asks),
-        seconds,
-        *(_at(taken, share) for share in (0.5, 0.99, 1.0)),
-        *(_at(waits, share) for share in (0.5, 0.99)),
-        len(given),
-        *(_at(given, share) for share in (0.5, 0.99)),
-        _at([ask.seen_sec for ask in asks], 0.99),
+        num_devices=num_devices,
+        num_asks=len(asks),
+        seconds=seconds,
+        p50_ms=_at(taken, 0.5),
+        p99_ms=_at(taken, 0.99),
+        max_ms=_at(taken, 1.0),
+        wait_p50_ms=_at(waits, 0.5),
+        wait_p99_ms=_at(waits, 0.99),
+        num_given=len(given),
+        given_p50_ms=_at(given, 0.5),
+        given_p99_ms=_at(given, 0.99),
+        seen_p99_ms=_at([ask.seen_sec for ask in asks], 0.99),
     )
 
 
