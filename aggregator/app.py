@@ -25,6 +25,7 @@ from fedfer.aggregator.config import ServerConfig
 from fedfer.aggregator.metrics import Metrics, StateCollector
 from fedfer.aggregator.opening import running_service
 from fedfer.aggregator.partial_uploads import PartialLimits, PartialUploads
+from fedfer.aggregator.precedence import Precedence
 from fedfer.aggregator.request_metrics import RequestMetrics
 from fedfer.aggregator.resumable import ResumableUploads
 from fedfer.aggregator.turns import Turns
@@ -56,6 +57,7 @@ def create_app(config: ServerConfig, clock: Callable[[], float] | None = None) -
         app.state.uploads = ResumableUploads(files, turns)
         health = app.state.health = health_of(app.state.service)
         metrics.registry.register(StateCollector(lambda: sample_of(app.state.service, health)))
+        app.state.precedence = Precedence()
         app.state.checks = anyio.CapacityLimiter(config.max_concurrent_checks)
         try:
             yield

@@ -11,7 +11,7 @@ import hashlib
 import hmac
 import math
 import os
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,12 +77,18 @@ def wanted_digest(headers: Mapping[str, str]) -> bytes | None:
     return None
 
 
+async def at_once() -> None:
+    """Gives way to nobody."""
+
+
 @dataclass(frozen=True)
 class Patience:
-    """How long a body may pause, and how slow it may be on the whole (bytes a second, 0 for any)."""
+    """How long a body may pause, and how slow it may be on the whole (bytes a second, 0 for any). Between two
+    pieces `give_way` is waited for."""
 
     idle_sec: float
     min_bytes_per_sec: float
+    give_way: Callable[[], Awaitable[None]] = at_once
 
     def total_sec(self, num_bytes: int) -> float:
         """The time in which so many bytes have to come."""
@@ -131,6 +137,7 @@ async def receive(request: Request, file: BinaryIO, announced: int, patience: Pa
                 continue
             full, piece = piece or chunk, bytearray()  # before the wait: nothing is written twice
             await writer.write(full)
+            await patience.give_way()
     finally:
         with anyio.CancelScope(shield=True):
             await writer.write(piece)

@@ -8,6 +8,7 @@ from starlette.concurrency import run_in_threadpool
 from fedfer.aggregator import access, replies
 from fedfer.aggregator.device_store import Device
 from fedfer.aggregator.keys import bearer
+from fedfer.aggregator.precedence import Precedence
 from fedfer.aggregator.resumable import ResumableUploads
 from fedfer.aggregator.runs import Run
 from fedfer.aggregator.service import Service
@@ -60,10 +61,18 @@ async def uploads_of(request: Request) -> ResumableUploads:
 AnyUploads = Annotated[ResumableUploads, Depends(uploads_of)]
 
 
-def patience_of(service: Service) -> Patience:
-    """How slow an upload to this server may be."""
+async def precedence_of(request: Request) -> Precedence:
+    precedence: Precedence = request.app.state.precedence
+    return precedence
+
+
+AnyPrecedence = Annotated[Precedence, Depends(precedence_of)]
+
+
+def patience_of(service: Service, precedence: Precedence) -> Patience:
+    """How slow an upload to this server may be, and whom it gives way to."""
     config = service.config
-    return Patience(config.body_idle_sec, config.limits.min_upload_bytes_per_sec)
+    return Patience(config.body_idle_sec, config.limits.min_upload_bytes_per_sec, precedence.give_way)
 
 
 async def reader(request: Request, service: AnyService) -> None:

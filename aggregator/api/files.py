@@ -7,7 +7,14 @@ from fastapi import APIRouter, Request, Response
 from starlette.concurrency import run_in_threadpool
 
 from fedfer.aggregator import downloads, replies, uploads
-from fedfer.aggregator.api.dependencies import REFUSALS, AnyService, AsAdmin, AsReader, patience_of
+from fedfer.aggregator.api.dependencies import (
+    REFUSALS,
+    AnyPrecedence,
+    AnyService,
+    AsAdmin,
+    AsReader,
+    patience_of,
+)
 from fedfer.aggregator.service import Service
 from fedfer.export.contract import MAX_MODEL_BYTES
 from fedfer.model.errors import StoreError
@@ -36,10 +43,12 @@ MODEL_BODY = {
 
 
 @router.put("/v1/models/{sha256}", status_code=201, dependencies=[AsAdmin], openapi_extra=MODEL_BODY)
-async def put_model(sha256: replies.Sha256, request: Request, service: AnyService) -> replies.ModelReply:
+async def put_model(
+    sha256: replies.Sha256, request: Request, service: AnyService, precedence: AnyPrecedence
+) -> replies.ModelReply:
     """Takes a `.tflite` that `fedfer export` made, for runs to use."""
     path = service.store.blobs.temporary_path()
-    async with uploads.received(request, path, MAX_MODEL_BYTES, patience_of(service)) as received:
+    async with uploads.received(request, path, MAX_MODEL_BYTES, patience_of(service, precedence)) as received:
         contract = await run_in_threadpool(service.keep_model, received, sha256)
     return replies.ModelReply(model=sha256, contract=contract.digest)
 

@@ -13,6 +13,7 @@ from fedfer.aggregator import replies, uploads
 from fedfer.aggregator.api.dependencies import (
     REFUSALS,
     AnyDevice,
+    AnyPrecedence,
     AnyRun,
     AnyService,
     AnyUploads,
@@ -24,7 +25,6 @@ from fedfer.aggregator.metrics import Metrics
 from fedfer.aggregator.resumable import ResumableUploads
 from fedfer.aggregator.rounds import Update, check_num_examples
 from fedfer.aggregator.runs import Run
-from fedfer.aggregator.service import Service
 from fedfer.aggregator.work import Report, Upload
 
 router = APIRouter(responses=REFUSALS)
@@ -41,6 +41,7 @@ async def put_update(
     request: Request,
     service: AnyService,
     resumable: AnyUploads,
+    precedence: AnyPrecedence,
     device: AnyDevice,
     run: AnyRun,
     round: RoundNumber,
@@ -64,7 +65,8 @@ async def put_update(
     metrics: Metrics = request.app.state.metrics
     async with contextlib.AsyncExitStack() as stack:
         with metrics.stage("receive"):
-            body = _body(request, service, resumable, device, run, upload)
+            patience = patience_of(service, precedence)
+            body = _body(request, patience, resumable, device, run, upload)
             received = await stack.enter_async_context(body)
         accepted = await anyio.to_thread.run_sync(
             _check_and_accept, run, device, round, received, report, metrics, limiter=request.app.state.checks
@@ -75,7 +77,7 @@ async def put_update(
 @asynccontextmanager
 async def _body(
     request: Request,
-    service: Service,
+    patience: uploads.Patience,
     resumable: ResumableUploads,
     device: Device,
     run: Run,
@@ -88,7 +90,7 @@ async def _body(
         async with resumable.handed_in(device.id, upload) as received:
             yield received
         return
-    max_bytes, patience = run.max_upload_bytes, patience_of(service)
+    max_bytes = run.max_upload_bytes
     wanted = uploads.wanted_digest(request.headers)
     if wanted is not None and not resumable.is_busy(device.id, wanted.hex()):
         async with resumable.whole(request, device.id, wanted, max_bytes, patience) as received:

@@ -5,7 +5,14 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Header, Request, Response
 
 from fedfer.aggregator import replies
-from fedfer.aggregator.api.dependencies import REFUSALS, AnyDevice, AnyService, AnyUploads, patience_of
+from fedfer.aggregator.api.dependencies import (
+    REFUSALS,
+    AnyDevice,
+    AnyPrecedence,
+    AnyService,
+    AnyUploads,
+    patience_of,
+)
 from fedfer.aggregator.uploads import CONTENT_TYPE
 
 OFFSET = "Upload-Offset"
@@ -29,10 +36,11 @@ async def append(
     device: AnyDevice,
     service: AnyService,
     uploads: AnyUploads,
+    precedence: AnyPrecedence,
     upload_offset: Annotated[str | None, Header(description="Bytes that came so far.")] = None,
 ) -> Response:
     """Adds the next bytes; they are durable when it answers."""
-    max_bytes, patience = service.max_upload_bytes, patience_of(service)
+    max_bytes, patience = service.max_upload_bytes, patience_of(service, precedence)
     return _at(await uploads.append(request, device.id, sha256, upload_offset, max_bytes, patience))
 
 
