@@ -11,9 +11,8 @@ from fedfer.export.optimizer_settings import OptimizerSettings
 
 COMPILED = "CompiledModel"  # LiteRT's other API, beside the interpreters of fedfer.export.runtime
 NUM_STEPS = 20
-
-
 WARMING_STEPS, WARMING_RATE = 60, 0.005
+GRADIENT_RATE = 2.0**30  # one step of SGD at this rate is the gradient: weights are nothing beside it
 Batches = list[tuple[NDArray[np.float32], NDArray[Any]]]
 
 
@@ -43,19 +42,25 @@ def slanted_waves(count: int, seed: int) -> tuple[NDArray[np.float32], NDArray[n
 
 
 def warmed_weights(batch_size: int) -> Weights:
-    """The VGG's weights after WARMING_STEPS steps with momentum in Keras, on images of their own."""
+    """The VGG's weights after WARMING_STEPS steps with momentum in Keras, on images of their own; in float64,
+    so that all processors come to the same ones."""
     import keras
     from keras_reference import build
 
-    from fedfer.export.signatures import weight_specs
-
+    keras.config.set_floatx("float64")
     model = build("vgg")
     optimizer = keras.optimizers.SGD(WARMING_RATE, momentum=0.9)
     model.compile(optimizer, "sparse_categorical_crossentropy")
     for batch in in_batches(*slanted_waves(WARMING_STEPS * batch_size, seed=3), batch_size):
         model.train_on_batch(*batch)
-    names = [spec.name for spec in weight_specs(model)]
-    return dict(zip(names, map(np.array, model.get_weights()), strict=True))
+    return {name: weight.astype(np.float32) for name, weight in weights_of(model).items()}
+
+
+def weights_of(model: Any) -> Weights:
+    """By the names that they have in checkpoints; in whatever precision `model` holds them."""
+    from fedfer.export.trainable import travelling_weights, weight_name
+
+    return {weight_name(weight, model): np.array(weight) for weight in travelling_weights(model)}
 
 
 def export_exactly(path: Path, name: str, optimizer: OptimizerSettings) -> None:
@@ -75,27 +80,26 @@ def steps_in_keras(
     learning_rate: float,
     batch_size: int,
     start: Weights | None = None,
-    disturbed: float = 0.0,
+    *,
+    precision: str = "float32",
+    num_steps: int = NUM_STEPS,
 ) -> tuple[Weights, Weights, list[float]]:
-    """Weights before and after, and losses, by `train_on_batch`, from `start` if given; `disturbed` changes
-    the pixels of the first batch by this share of themselves, up or down at random."""
+    """Weights before and after, and losses, by `train_on_batch`, from `start` if given; all of it computed,
+    and weights held, in `precision`."""
+    import keras
     from keras_reference import build
 
     from fedfer.export.keras_training import keras_optimizer
-    from fedfer.export.signatures import weight_specs
 
+    keras.config.set_floatx(precision)
     model = build(name)
-    names = [spec.name for spec in weight_specs(model)]
     if start is not None:
-        model.set_weights([start[weight] for weight in names])
-    start = dict(zip(names, map(np.array, model.get_weights()), strict=True))
+        model.set_weights([start[weight] for weight in weights_of(model)])
+    start = weights_of(model)
     model.compile(keras_optimizer(optimizer, learning_rate), "sparse_categorical_crossentropy")
-    losses, signs = [], np.random.default_rng(0)
-    for number, (images, labels) in enumerate(batches(name, batch_size)):
-        if disturbed and number == 0:
-            images = (images * (1 + disturbed * signs.choice([-1, 1], images.shape))).astype(np.float32)
-        losses.append(float(model.train_on_batch(images, labels)))
-    return start, dict(zip(names, map(np.array, model.get_weights()), strict=True)), losses
+    steps = batches(name, batch_size)[:num_steps]
+    losses = [float(model.train_on_batch(images, labels)) for images, labels in steps]
+    return start, weights_of(model), losses
 
 
 def steps_on_phone(
@@ -105,22 +109,23 @@ def steps_on_phone(
     learning_rate: float,
     batch_size: int,
     start: Weights | None = None,
+    *,
+    num_steps: int = NUM_STEPS,
 ) -> tuple[Weights, list[float]]:
     """Weights after the same steps of the file, from `start` if given, and losses."""
+    steps = batches(name, batch_size)[:num_steps]
     if runtime == COMPILED:
         from compiled_model import Compiled
 
         compiled = Compiled(path.read_bytes())
         if start is not None:
             compiled.run("restore", **start)
-        losses = [compiled.train(*batch, learning_rate) for batch in batches(name, batch_size)]
+        losses = [compiled.train(*batch, learning_rate) for batch in steps]
         return compiled.save(), losses
     from fedfer.export.runtime import Model
 
     model: Any = Model(path, runtime=runtime)
     if start is not None:
         model.restore(start)
-    losses = [
-        model.train(*batch, learning_rate=learning_rate, seed=0).loss for batch in batches(name, batch_size)
-    ]
+    losses = [model.train(*batch, learning_rate=learning_rate, seed=0).loss for batch in steps]
     return model.save(), losses
