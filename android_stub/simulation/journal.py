@@ -14,7 +14,7 @@ import shutil
 import sqlite3
 import time
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -35,14 +35,18 @@ class Journal:
         self._kept_at = -EVERY_SEC
 
     def keep(self, state: Callable[[], dict[str, Any]]) -> None:
-        """Takes a snapshot unless the last one is fresh. The aggregator must not be doing anything."""
+        """Takes a snapshot unless the last one is fresh. The aggregator must not be doing anything but
+        deleting the files of versions that its database no longer keeps."""
         if time.monotonic() - self._kept_at < EVERY_SEC:
             return
         fresh = self._place.with_suffix(".new")
         shutil.rmtree(fresh, ignore_errors=True)
         fresh.mkdir(parents=True)
         for name in FILES:
-            shutil.copytree(self._server / name, fresh / "files" / name, copy_function=os.link)
+            (fresh / "files" / name).mkdir(parents=True)
+            for path in (self._server / name).iterdir():
+                with suppress(FileNotFoundError):  # deleted meanwhile; the database, copied next, knows it
+                    os.link(path, fresh / "files" / name / path.name)
         with (
             closing(sqlite3.connect(self._server / DATABASE)) as source,
             closing(sqlite3.connect(fresh / DATABASE)) as copy,

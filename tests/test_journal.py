@@ -1,0 +1,58 @@
+"""Snapshots of a simulation beside an aggregator's directory."""
+
+import os
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from fedfer.android_stub.simulation.journal import DATABASE, FILES, Journal
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Path:
+    """A directory with a database and two files of each kind."""
+    directory = tmp_path / "server"
+    for name in FILES:
+        (directory / name).mkdir(parents=True)
+        for letter in "ab":
+            (directory / name / letter).write_text(f"{name} {letter}")
+    with closing(sqlite3.connect(directory / DATABASE)) as database:
+        database.execute("CREATE TABLE versions (weights)")
+    return directory
+
+
+def test_what_was_kept_is_put_back(server: Path, tmp_path: Path) -> None:
+    kept = Journal(tmp_path, server, {"seed": 1})
+    kept.keep(lambda: {"round": 3})
+    (server / "versions" / "a").unlink()
+    (server / "versions" / "c").write_text("versions c")
+    assert kept.find() == {"round": 3}
+    kept.put_back()
+    assert (server / "versions" / "a").read_text() == "versions a"
+
+
+def test_a_version_that_is_deleted_meanwhile(
+    server: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After the commit of a round, the aggregator deletes what its retention rule no longer keeps."""
+    link = os.link
+
+    def delete_and_link(path: Path, to: Path) -> None:
+        if path.parent.name == "versions" and path.name == "a":
+            path.unlink()
+        link(path, to)
+
+    monkeypatch.setattr(os, "link", delete_and_link)
+    kept = Journal(tmp_path, server, {"seed": 1})
+    kept.keep(lambda: {"round": 3})
+    assert kept.find() == {"round": 3}
+    places = sorted((tmp_path / "snapshot" / "files").glob("*/*"))
+    assert [str(place.relative_to(tmp_path / "snapshot" / "files")) for place in places] == [
+        "models/a",
+        "models/b",
+        "states/a",
+        "states/b",
+        "versions/b",
+    ]
