@@ -106,7 +106,7 @@ def add_training_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from fedfer.export.quiet import quiet_tensorflow
+    from fedfer.export.quiet import quiet_tensorflow, without_garbage_collection
 
     # What the file is held against must be right: oneDNN is not for some strides (docs/log.md).
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
@@ -114,7 +114,7 @@ def run(args: argparse.Namespace) -> int:
     write_whole(args.output, None)
     if args.save_keras is not None:
         check_keras_path(args.save_keras)
-    with quiet_tensorflow():
+    with quiet_tensorflow(), without_garbage_collection():
         from fedfer.export.contract import read_contract
         from fedfer.export.tflite import convert
         from fedfer.export.verify import require, verify

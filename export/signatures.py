@@ -5,8 +5,9 @@ other gradients (fedfer.export.gradients), layers (fedfer.export.layers) and dro
 (fedfer.export.dropout) than Keras uses.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -54,18 +55,18 @@ class TrainableModel(tf.Module):  # type: ignore[misc]
         }
         request = tf.TensorSpec([1], tf.int32, name="request")
         found = {
-            "train": tf.function(self.train).get_concrete_function(images, **step),
-            "infer": tf.function(self.infer).get_concrete_function(images),
-            "save": tf.function(self.save).get_concrete_function(request),
-            "restore": tf.function(self.restore).get_concrete_function(**weights),
+            "train": _traced(self.train).get_concrete_function(images, **step),
+            "infer": _traced(self.infer).get_concrete_function(images),
+            "save": _traced(self.save).get_concrete_function(request),
+            "restore": _traced(self.restore).get_concrete_function(**weights),
         }
         if set(STATE_SIGNATURES) <= set(self.contract.signatures):
             slots = {
                 short_slot_name(i): tf.TensorSpec(slot.shape, tf.float32)
                 for i, slot in enumerate(self.optimizer.state)
             }
-            found["save_state"] = tf.function(self.save_state).get_concrete_function(request)
-            found["restore_state"] = tf.function(self.restore_state).get_concrete_function(**weights, **slots)
+            found["save_state"] = _traced(self.save_state).get_concrete_function(request)
+            found["restore_state"] = _traced(self.restore_state).get_concrete_function(**weights, **slots)
         return found
 
     def train(
@@ -186,3 +187,9 @@ def short_slot_name(index: int) -> str:
 def short_name(index: int) -> str:
     """What weight number `index` is called inside TensorFlow."""
     return f"w{index}"
+
+
+def _traced(method: Callable[..., Any]) -> Any:
+    """A function to trace as it is. TensorFlow's rewriting of Python's control flow (autograph) would read
+    the source of everything that it calls, Keras's included, for nothing: no branch depends on a tensor."""
+    return tf.function(method, autograph=False)

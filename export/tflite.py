@@ -43,6 +43,10 @@ def _converted(trainable: TrainableModel, model: keras.Model) -> bytes:
             converter = tf.lite.TFLiteConverter.from_saved_model(directory, signature_keys=list(signatures))
             converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
             converter.experimental_enable_resource_variables = True
+            # Either reads and writes the whole file once more, in Python: `finish` drops what the one writes
+            # about the conversion, and does what is left of the other, equal constants once.
+            converter.exclude_conversion_metadata = True
+            converter._optimize_tflite_model = lambda content, *_, **__: content
             content: bytes = converter.convert()
         except FedferError:
             raise
