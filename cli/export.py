@@ -166,8 +166,18 @@ def check_training_arguments(args: argparse.Namespace) -> None:
 
     if args.learning_rate is not None and not 0 < args.learning_rate < float("inf"):
         raise UsageError(f"expected a learning rate above 0; received {args.learning_rate}")
-    for fault in optimizer_faults(_changed(OPTIMIZERS[args.optimizer or "sgd"], args)):
+    chosen = OPTIMIZERS[args.optimizer or "sgd"]
+    if args.optimizer is not None or args.model == VGG:  # else it may be compiled with another
+        _check_epsilon(chosen, args)
+    for fault in optimizer_faults(_changed(chosen, args)):
         raise UsageError(f"these settings cannot be: {fault}")
+
+
+def _check_epsilon(settings: OptimizerSettings, args: argparse.Namespace) -> None:
+    from fedfer.model.errors import UsageError
+
+    if args.epsilon is not None and settings.name == "sgd":
+        raise UsageError("these settings cannot be: --epsilon is for adam and adamw, not for sgd")
 
 
 def _changed(settings: OptimizerSettings, args: argparse.Namespace) -> OptimizerSettings:
@@ -187,6 +197,7 @@ def _training_settings(
     settings, rate = OPTIMIZERS[args.optimizer or "sgd"], None
     if args.optimizer is None and getattr(model, "optimizer", None) is not None:
         settings, rate = settings_of(model.optimizer)
+    _check_epsilon(settings, args)
     rate = args.learning_rate or rate or settings.learning_rate
     loss = loss_settings(args, model, labels)
     return TrainingSettings(_changed(settings, args), loss, learning_rate=rate, proximal=args.proximal)

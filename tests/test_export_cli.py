@@ -78,6 +78,7 @@ def test_training_as_the_model_was_compiled(tmp_path: Path) -> None:
         (["--learning-rate", "0"], "expected a learning rate above 0; received 0.0"),
         (["--momentum", "1"], "these settings cannot be: momentum is not at least 0 and below 1"),
         (["--optimizer", "adam", "--momentum", "0.5"], "these settings cannot be: momentum is for sgd"),
+        (["--epsilon", "0.001"], "these settings cannot be: --epsilon is for adam and adamw, not for sgd"),
         (["--clip-norm", "0"], "these settings cannot be: clip_norm is not above 0"),
         (["--learning-rate", "nan"], "expected a learning rate above 0; received nan"),
         (["--learning-rate", "inf"], "expected a learning rate above 0; received inf"),
