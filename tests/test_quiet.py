@@ -31,9 +31,14 @@ def test_chatter_is_shown_when_something_unexpected_happens(then: str, is_shown:
 
 def test_garbage_collection_goes_on_as_before() -> None:
     assert gc.isenabled()
-    with pytest.raises(ZeroDivisionError), without_garbage_collection():
+    with without_garbage_collection():
         with without_garbage_collection():
             assert not gc.isenabled()
         assert not gc.isenabled()
+    assert gc.isenabled()
+
+
+def test_garbage_collection_goes_on_after_a_failure() -> None:
+    with pytest.raises(ZeroDivisionError), without_garbage_collection():
         raise ZeroDivisionError
     assert gc.isenabled()
