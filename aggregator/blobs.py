@@ -18,6 +18,7 @@ import shutil
 from pathlib import Path
 
 from fedfer.aggregator.faults import reach
+from fedfer.aggregator.write_back import STEP_BYTES, WriteBack
 from fedfer.model.errors import StoreError
 
 
@@ -80,8 +81,14 @@ class Blobs:
     def write(self, place: Path, *pieces: bytes | memoryview) -> None:
         """Makes these bytes, one piece after the other, durable at `place`."""
         temporary = self.temporary_path()
-        with temporary.open("wb") as file:
-            file.writelines(pieces)
+        with temporary.open("wb", 0) as file:
+            write_back = WriteBack(file.fileno())
+            for piece in pieces:
+                rest = memoryview(piece).cast("B")
+                while rest:
+                    num_bytes = file.write(rest[:STEP_BYTES])
+                    write_back.note(num_bytes)
+                    rest = rest[num_bytes:]
         sync_file(temporary)
         self.keep(temporary, place)
 

@@ -3,9 +3,11 @@
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
+from functools import cache
 from typing import Any, cast
 
-from sqlalchemy import Connection, Row, delete, func, insert, select, update
+from sqlalchemy import Connection, Insert, Row, func, insert, select, update
+from sqlalchemy.dialects import postgresql, sqlite
 
 from fedfer.aggregator import tables
 from fedfer.aggregator.config import RoundSettings
@@ -94,19 +96,17 @@ class RoundStore:
 
     def take_places(self, number: int, device_ids: Sequence[str]) -> None:
         """Notes that devices hold a place, for the first time or again."""
-        table = tables.places
         rows = [self._place(number, id_, "assigned") for id_ in device_ids]
         with self._database.write("assign places") as connection:
-            held_before = self._in(table, number) & table.c.device_id.in_(device_ids)
-            connection.execute(delete(table).where(held_before))
-            connection.execute(insert(table), rows)
+            connection.execute(_insert_or_set_place(connection.dialect.name), rows)
 
     def add_update(self, before: Round, accepted: Update, after: Round) -> None:
         """An update and the phase that it leads to."""
         key = {"run": self._run, "round": after.number, "arrival": len(before.updates)}
         with self._database.write("note an update") as connection:
-            connection.execute(insert(tables.updates).values(**key, **asdict(accepted)))
-            self._set(connection, after.number, phase=after.phase)
+            connection.execute(insert(tables.updates), {**key, **asdict(accepted)})
+            if after.phase != before.phase:  # devices that ask for work wait meanwhile
+                self._set(connection, after.number, phase=after.phase)
 
     def pass_deadline(self, after: Round) -> None:
         """What the deadline made of the round: its phase, its next deadline, places freed."""
@@ -271,6 +271,14 @@ class RoundStore:
             busy={id_: of for id_, of in busy.items() if id_ not in here},
             **by_state,
         )
+
+
+@cache  # building it takes longer than executing it, and devices wait
+def _insert_or_set_place(dialect: str) -> Insert:
+    insert_or = postgresql.insert if dialect == "postgresql" else sqlite.insert
+    added = insert_or(tables.places)
+    keys = tables.places.primary_key.columns.keys()
+    return added.on_conflict_do_update(index_elements=keys, set_={"state": added.excluded.state})
 
 
 def _ids(places: Iterable[Row[Any]], state: str) -> set[str]:

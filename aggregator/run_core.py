@@ -21,7 +21,6 @@ from fedfer.aggregator.store import Store
 from fedfer.aggregator.strategies.registry import make_strategy
 from fedfer.aggregator.version_store import Version
 from fedfer.aggregator.versions import Versions
-from fedfer.aggregator.work import Ask
 from fedfer.export.checkpoint import max_checkpoint_bytes
 from fedfer.export.contract import Contract
 from fedfer.model.errors import StoreError
@@ -49,7 +48,6 @@ class RunCore:
         self.versions = Versions(row.name, store, clock)
         self.holdout_examples = holdout_examples
         self.changed = threading.Condition()
-        self._asks = list[Ask]()  # of devices that wait for `changed`
         self.fleet = Fleet(store.devices, contract.digest, server, clock)
         self.fleet.note_durations(*self.rounds.last_durations_sec(DURATIONS))
         self._state: RunState = row.state

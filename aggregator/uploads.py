@@ -22,6 +22,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect, Request
 
 from fedfer.aggregator.work import Upload
+from fedfer.aggregator.write_back import WriteBack
 from fedfer.model.errors import RefusedError, StoreError
 
 PIECE_BYTES = 1 << 17  # or a little more: what the network gives at once is written as it came
@@ -156,6 +157,7 @@ class _Writer:
 
     def __init__(self, file: BinaryIO) -> None:
         self._file, self.digest = file, hashlib.sha256()
+        self._write_back = WriteBack(file.fileno())
         self._waiting = list[bytes | bytearray]()
         self._writing: asyncio.Future[None] | None = None
 
@@ -185,6 +187,7 @@ class _Writer:
         rest = memoryview(piece)
         while rest:
             rest = rest[self._file.write(rest) :]  # less than all of it on a disk that is nearly full
+        self._write_back.note(len(piece))
         self.digest.update(piece)
 
 
