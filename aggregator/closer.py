@@ -93,7 +93,7 @@ class Closer:
     def _wait_for_close(self) -> Round | None:
         """The round once it is to be aggregated; None when there was nothing to do for a while."""
         run = self._run
-        with run.changed:
+        with run.changing():
             run.pass_deadline()
             round_ = run.round_
             if round_.phase == "aggregating" and not run.is_over:

@@ -93,6 +93,10 @@ def _engine(url: str) -> Engine:
         engine = create_engine(url, pool_size=16, max_overflow=48, pool_pre_ping=is_checked)
     except (ArgumentError, ImportError) as error:
         raise UsageError(f"database-url cannot be used ({error}); expected {DATABASE_URL}") from None
+    if engine.dialect.name == "postgresql":
+        from fedfer.aggregator.postgres import use_patient_connections  # of an extra
+
+        use_patient_connections(engine)
     if engine.dialect.name == "sqlite":
         event.listen(engine, "connect", _set_pragmas)
         with engine.connect() as connection:

@@ -4,7 +4,8 @@ operators do to it.
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from fedfer.aggregator import history, rounds
 from fedfer.aggregator.config import RoundSettings, RunSettings, ServerConfig
@@ -29,7 +30,8 @@ logger = logging.getLogger("fedfer.aggregator")
 
 
 class RunCore:
-    """State of one run. `changed` guards it, and wakes whoever waits for a round to close."""
+    """State of one run. `changed` guards it, held by `changing`, and wakes whoever waits for a round to
+    close."""
 
     def __init__(
         self,
@@ -47,18 +49,41 @@ class RunCore:
         self.store, self.rounds, self.blobs = store, store.rounds(row.name), store.blobs
         self.versions = Versions(row.name, store, clock)
         self.holdout_examples = holdout_examples
-        self.changed = threading.Condition()
+        self.changed, self._is_doubtful = threading.Condition(), False
         self.fleet = Fleet(store.devices, contract.digest, server, clock)
         self.fleet.note_durations(*self.rounds.last_durations_sec(DURATIONS))
-        self._state: RunState = row.state
-        self._end: End | None = row.end
+        self._load(row)
+
+    def _load(self, row: RunRow) -> None:
+        """Where the run stands, from the database."""
         latest = self.rounds.latest()
         if latest is None:
             raise StoreError(f"run {row.name} has no round; restore a copy of the database")
+        self._state: RunState = row.state
+        self._end: End | None = row.end
         self._round, result = latest
         self._newest_weights = result or self._round.base.weights
         self._result_weights = self._find_result()
         self._rejected = self._load_rejected()
+
+    @contextmanager
+    def changing(self) -> Iterator[None]:
+        """Holds `changed`. Whether a transaction that failed was made durable is not known, if it was the
+        answer of PostgreSQL that got lost: then the next one in here first looks. Raises StoreError."""
+        with self.changed:
+            if self._is_doubtful:
+                row = self.store.runs.find(self.name)
+                if row is None:
+                    raise StoreError(f"run {self.name} is not in the database; restore a copy of it")
+                self._load(row)
+                self._round = rounds.resume(self._round, self.clock())
+                self._is_doubtful = False
+                self.changed.notify_all()
+            try:
+                yield
+            except StoreError:
+                self._is_doubtful = True
+                raise
 
     @property
     def round_(self) -> Round:

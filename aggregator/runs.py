@@ -45,7 +45,7 @@ class Run(RunCore):
         asking = [number for number, answer in enumerate(answers) if answer is None]
         if asking:
             try:
-                with self.changed:
+                with self.changing():
                     those = [devices[number] for number in asking]
                     found: Sequence[Work | FedferError] = self._answers(those)
             except StoreError as error:
@@ -125,7 +125,7 @@ class Run(RunCore):
     def check_upload(self, device: Device, number: int, base_weights: str) -> None:
         """Refuses an upload before its body is read; what may be a repeat passes. Raises RefusedError,
         StoreError."""
-        with self.changed:
+        with self.changing():
             self.pass_deadline()
             if (device.id, number) not in self._round.updates and not self._find_update(device, number):
                 rounds.check_upload(self._round, self._place(device, number), base_weights)
@@ -147,7 +147,7 @@ class Run(RunCore):
         update = update_of(device, number, upload, report)
         expected = self.blobs.update_path(self.name, self._round.number, upload.sha256)
         self.blobs.send_ahead(upload.path, expected)  # into a bucket, without holding up the run meanwhile
-        with self.changed:
+        with self.changing():
             self.pass_deadline()
             earlier = self._round.updates.get(update.key) or self._find_update(device, number)
             if earlier is not None:
@@ -216,7 +216,7 @@ class Run(RunCore):
     def commit(self, round_: Round, result: Result) -> bool:
         """Ends a round with its result, and opens the next one or ends the run. False, and nothing, for a
         round that was given up meanwhile. Raises StoreError."""
-        with self.changed:
+        with self.changing():
             if self._round.number != round_.number or self.is_over:
                 return False
             line = history.lineage(self.versions.all(), round_.base.round)
@@ -239,7 +239,7 @@ class Run(RunCore):
 
     def drop_versions(self) -> None:
         """Deletes the versions that the retention rule does not keep. Raises StoreError."""
-        with self.changed:
+        with self.changing():
             round_, settings = self._round, self._round.settings
             oldest = round_.number - (settings.max_staleness if settings.is_async else 0)
             bases = {self.rounds.base_of(number) for number in range(max(1, oldest), round_.number + 1)}
@@ -254,19 +254,19 @@ class Run(RunCore):
 
     def pause(self) -> None:
         """No more work is given; what is on its way is taken. Raises RefusedError, StoreError."""
-        with self.changed:
+        with self.changing():
             self._change(("running",), "paused", None)
 
     def resume(self) -> None:
         """Ends a pause. Raises RefusedError, StoreError."""
-        with self.changed:
+        with self.changing():
             self._change(("paused",), "running", None)
             self._round = rounds.resume(self._round, self.clock())
             self.changed.notify_all()
 
     def stop(self) -> None:
         """Ends the run for good, without the open round. Raises RefusedError, StoreError."""
-        with self.changed:
+        with self.changing():
             self._change(("running", "paused"), "stopped", End("operator", "an operator stopped it"))
             self._result_weights = self._find_result()
             self.changed.notify_all()
@@ -274,7 +274,7 @@ class Run(RunCore):
     def roll_back(self, wanted: str) -> None:
         """Gives the open round up; the next one starts from the version with this tag, sha256 or round. A
         run that is over goes on. Raises RefusedError, StoreError."""
-        with self.changed:
+        with self.changing():
             version = self.versions.find(wanted)
             base = Base(version.weights, version.round, version.state)
             following, given_up = self._opened(self._round.number + 1, base), None

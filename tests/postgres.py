@@ -9,8 +9,11 @@ import functools
 import hashlib
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -81,6 +84,20 @@ class Cluster:
 
     def stop(self) -> None:
         self._run("pg_ctl", "stop", "--wait", "--mode", "immediate", "--pgdata", self.data)
+
+    @contextmanager
+    def stopped(self) -> Iterator[None]:
+        """All its processes, as when the machine below them hangs."""
+        first = int((self.data / "postmaster.pid").read_text().split()[0])
+        found = subprocess.run(["pgrep", "-P", str(first)], capture_output=True, text=True, check=True)
+        processes = [first, *map(int, found.stdout.split())]
+        for process in processes:
+            os.kill(process, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            for process in processes:
+                os.kill(process, signal.SIGCONT)
 
     def remove(self) -> None:
         if (self.data / "postmaster.pid").exists():

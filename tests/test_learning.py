@@ -1,12 +1,13 @@
 """What a run learns by: strategies and their state, gates, plateau, versions, buffers, with real files."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from run_helpers import Party, one_class, party, rounds_of
+from run_helpers import Party, Phone, one_class, party, rounds_of
 from server_helpers import plain_mean, synthetic_update, synthetic_weights
 from waiting import wait_for
 
@@ -429,3 +430,49 @@ def test_devices_that_ask_together_get_their_places_together(
         assert set(given[1]) == there.run.round_.assigned
         assert [phone.work().wait_reason for phone in phones].count(None) == 6
         assert len(given) == 2
+
+
+@pytest.mark.parametrize("lost", ["give_out", "take_places", "add_update", "finish"])
+@pytest.mark.parametrize("is_durable", [True, False])
+def test_an_answer_of_the_database_that_is_lost(
+    tiny_tflite: Path,
+    tmp_path: Path,
+    contract: Contract,
+    monkeypatch: pytest.MonkeyPatch,
+    lost: str,
+    is_durable: bool,
+) -> None:
+    """Whether the transaction was made durable or not: whoever tries again gets on, once each, to the result
+    of a run that was left alone."""
+    original, is_lost = getattr(RoundStore, lost), False
+
+    def write(store: RoundStore, *args: object) -> None:
+        nonlocal is_lost
+        if is_lost or is_durable:
+            original(store, *args)
+        if not is_lost:
+            is_lost = True
+            raise StoreError("cannot write: PostgreSQL has not answered")
+
+    monkeypatch.setattr(RoundStore, lost, write)
+    with party(tiny_tflite, tmp_path, RunSettings(rounds_of(2), num_rounds=2)) as there:
+        phones = there.phones("a", "b")
+
+        def again(phone: Phone, number: int) -> None:
+            body = synthetic_update(contract, number)
+            for _ in range(3):
+                with suppress(StoreError):
+                    phone.send(phone.work(), body)
+                    return
+            pytest.fail("refused three times")
+
+        for number, phone in enumerate(phones):
+            again(phone, number)
+        there.wait_for_end_of(1)
+        (row,) = there.run.rounds.rows(1)
+        assert is_lost
+        assert [sent["device_name"] for sent in row["updates"]] == ["a", "b"]
+        assert row["result_weights"] == digest_of(plain_mean(contract, [(0, 5), (1, 5)]))
+        assert there.run.round_.number == 2
+        assert there.run.newest_weights == row["result_weights"]
+        assert phones[0].work().round_.number == 2

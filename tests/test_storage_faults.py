@@ -17,6 +17,7 @@ import httpx
 import prepared
 import pytest
 from postgres import DATABASE_VARIABLE, Cluster, missing, on_sqlite
+from run_helpers import Party, rounds_of
 from s3 import CREDENTIALS, s3_server
 from server_helpers import (
     SERVE,
@@ -28,8 +29,12 @@ from server_helpers import (
 )
 from waiting import PATIENCE_SEC, wait_for
 
+from fedfer.aggregator.config import RunConfig, RunSettings, ServerConfig
+from fedfer.aggregator.opening import running_service
+from fedfer.aggregator.watching import health_of
 from fedfer.export.checkpoint import digest_of
 from fedfer.export.contract import Contract, read_contract
+from fedfer.model.errors import StoreError
 
 TWO = ["--clients", "2", "--rounds", "1"]
 
@@ -238,6 +243,34 @@ def test_postgresql_that_is_restarted(tiny_tflite: Path, tmp_path: Path, contrac
         assert "another server is using the database" in done.stderr
         assert phones[1].upload(works[1], synthetic_update(contract, 1)).status_code == 200
         assert wait_for_round(client, 1)["result_weights"] == expected(contract)
+    cluster.remove()
+
+
+@pytest.mark.skipif(missing() is not None, reason=str(missing()))
+def test_postgresql_that_says_nothing(
+    tiny_tflite: Path, tmp_path: Path, contract: Contract, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its processes are there and stopped: refused after a while, not ready. When they go on, so does all."""
+    from fedfer.aggregator import postgres
+
+    monkeypatch.setattr(postgres, "ANSWER_SEC", 0.5)
+    monkeypatch.setattr(postgres, "CONNECT_SEC", 2)
+    cluster = Cluster()
+    runs = (RunConfig(tiny_tflite, settings=RunSettings(rounds_of(2))),)
+    url = cluster.url.render_as_string(hide_password=False)
+    with running_service(ServerConfig(tmp_path, runs, database_url=url)) as service:
+        there, health = Party(service, service.run("default")), health_of(service)
+        a, b = there.phones("a", "b")
+        works = [phone.work() for phone in (a, b)]
+        a.send(works[0], synthetic_update(contract, 0))
+        with cluster.stopped():
+            with pytest.raises(StoreError, match=r"has not answered|connection timeout"):
+                b.send(works[1], synthetic_update(contract, 1))
+            assert "database" in health.readiness().problems
+        wait_for(lambda: health.readiness().is_ready)
+        b.send(works[1], synthetic_update(contract, 1))
+        there.wait_for_end_of(1)
+        assert there.run.newest_weights == expected(contract)
     cluster.remove()
 
 
