@@ -21,7 +21,6 @@ from fedfer.aggregator.api import (
     versions,
     work,
 )
-from fedfer.aggregator.asking import Asking
 from fedfer.aggregator.config import ServerConfig
 from fedfer.aggregator.metrics import Metrics, StateCollector
 from fedfer.aggregator.opening import running_service
@@ -58,13 +57,11 @@ def create_app(config: ServerConfig, clock: Callable[[], float] | None = None) -
         app.state.uploads = ResumableUploads(files, turns)
         health = app.state.health = health_of(app.state.service)
         metrics.registry.register(StateCollector(lambda: sample_of(app.state.service, health)))
-        precedence = app.state.precedence = Precedence()
-        asking = app.state.asking = Asking(app.state.service, precedence)
+        app.state.precedence = Precedence()
         app.state.checks = anyio.CapacityLimiter(config.max_concurrent_checks)
         try:
             yield
         finally:
-            await run_in_threadpool(asking.close)
             await run_in_threadpool(context.__exit__, None, None, None)
 
     app = FastAPI(

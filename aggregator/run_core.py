@@ -22,6 +22,7 @@ from fedfer.aggregator.store import Store
 from fedfer.aggregator.strategies.registry import make_strategy
 from fedfer.aggregator.version_store import Version
 from fedfer.aggregator.versions import Versions
+from fedfer.aggregator.work import Ask
 from fedfer.export.checkpoint import max_checkpoint_bytes
 from fedfer.export.contract import Contract
 from fedfer.model.errors import StoreError
@@ -50,6 +51,7 @@ class RunCore:
         self.versions = Versions(row.name, store, clock)
         self.holdout_examples = holdout_examples
         self.changed, self._is_doubtful = threading.Condition(), False
+        self._asks = list[Ask]()  # of devices that wait for `changed`
         self.fleet = Fleet(store.devices, contract.digest, server, clock)
         self.fleet.note_durations(*self.rounds.last_durations_sec(DURATIONS))
         self._load(row)

@@ -5,7 +5,6 @@ one lock. Methods block (disk, database): call them from worker threads.
 """
 
 import logging
-from collections.abc import Sequence
 from dataclasses import replace
 
 from fedfer.aggregator import history, rounds
@@ -17,9 +16,9 @@ from fedfer.aggregator.rounds import Base, Place, Round, Update, WaitReason
 from fedfer.aggregator.run_core import RunCore
 from fedfer.aggregator.run_store import RunState
 from fedfer.aggregator.selection import ranked
-from fedfer.aggregator.work import Report, Upload, Work, log_accepted, log_places, update_of
+from fedfer.aggregator.work import Ask, Report, Upload, Work, log_accepted, log_places, update_of
 from fedfer.export.checkpoint import check_file
-from fedfer.model.errors import FedferError, RefusedError, StoreError
+from fedfer.model.errors import RefusedError, StoreError
 
 logger = logging.getLogger("fedfer.aggregator")
 
@@ -34,60 +33,50 @@ class Run(RunCore):
 
     def work(self, device: Device) -> Work:
         """Joins the device to the open round if it has a free place. Raises RefusedError, StoreError."""
-        (answer,) = self.works([device])
-        if isinstance(answer, FedferError):
-            raise answer
-        return answer
-
-    def works(self, devices: Sequence[Device]) -> list[Work | FedferError]:
-        """`work` of each, or what that raises; one wait for the disk, however many get a place."""
-        answers: list[Work | FedferError | None] = [self._settled_or_error(device) for device in devices]
-        asking = [number for number, answer in enumerate(answers) if answer is None]
-        if asking:
-            try:
-                with self.changing():
-                    those = [devices[number] for number in asking]
-                    found: Sequence[Work | FedferError] = self._answers(those)
-            except StoreError as error:
-                found = [error] * len(asking)
-            for number, answer in zip(asking, found, strict=True):
-                answers[number] = answer
-        return [answer for answer in answers if answer is not None]
-
-    def _settled_or_error(self, device: Device) -> Work | FedferError | None:
+        self._check_fits(device)
+        settled = self._settled(device)
+        if settled is not None:
+            return settled
+        ask = Ask(device)
+        self._asks.append(ask)
         try:
-            self._check_fits(device)
-        except RefusedError as error:
-            return error
-        return self._settled(device)
+            with self.changing():
+                if ask.answer is None:  # whoever had the lock before has not answered this one too
+                    self._answer_all()
+                assert ask.answer is not None
+                return ask.answer
+        finally:
+            self._asks.remove(ask)
 
-    def _answers(self, devices: Sequence[Device]) -> list[Work]:
-        """Needs `changed` held. Raises StoreError."""
+    def _answer_all(self) -> None:
+        """Answers all who wait for the lock at this moment: one wait for the disk, however many get a place.
+        Needs `changed` held. Raises StoreError."""
         self.pass_deadline()
-        if self.is_over:
-            return [
-                Work(self._round, final_weights=self._result_weights, rejected=self._rejected.get(device.id))
-                for device in devices
-            ]
-        if self._state == "paused":
-            return [self._wait(device, "paused") for device in devices]
-        self._give_out_places()
-        return self._join(devices)
+        asks = [ask for ask in self._asks if ask.answer is None]
+        if not self.is_over and self._state != "paused":
+            self._give_out_places()
+            self._join(asks)
+            return
+        for ask in asks:
+            if self.is_over:
+                rejected = self._rejected.get(ask.device.id)
+                ask.answer = Work(self._round, final_weights=self._result_weights, rejected=rejected)
+            else:
+                ask.answer = self._wait(ask.device, "paused")
 
-    def _join(self, devices: Sequence[Device]) -> list[Work]:
+    def _join(self, asks: list[Ask]) -> None:
         before = joined = self._round
         reasons, now = list[WaitReason | None](), self.clock()
-        for device in devices:
-            joined, reason = rounds.join(joined, device.id, now)
+        for ask in asks:
+            joined, reason = rounds.join(joined, ask.device.id, now)
             reasons.append(reason)
         if joined is not before:
             self.rounds.take_places(joined.number, sorted(joined.assigned - before.assigned))
             reach("place_taken")
             self._round = joined
-        return [
-            self._wait(device, reason) if reason else Work(joined, rejected=self._rejected.get(device.id))
-            for device, reason in zip(devices, reasons, strict=True)
-        ]
+        for ask, reason in zip(asks, reasons, strict=True):
+            rejected = self._rejected.get(ask.device.id)
+            ask.answer = self._wait(ask.device, reason) if reason else Work(joined, rejected=rejected)
 
     def settled_work(self, device: Device) -> Work | None:
         """`work` if it is known already, at once; None if there is something to do first. Raises

@@ -5,7 +5,7 @@ same directory goes on where the store is.
 """
 
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import BinaryIO
 
@@ -17,7 +17,7 @@ from fedfer.aggregator.runs import Run
 from fedfer.aggregator.store import Store
 from fedfer.aggregator.work import Upload, Work
 from fedfer.export.contract import Contract, load_model_bytes, read_contract
-from fedfer.model.errors import FedferError, ModelFileError, RefusedError, StoreError
+from fedfer.model.errors import ModelFileError, RefusedError, StoreError
 
 
 class Service:
@@ -77,61 +77,22 @@ class Service:
             raise RefusedError(f"no run {ascii(name)[:80]} here", code="unknown_run", status=404)
         return found
 
-    def works(self, asks: Sequence[tuple[Device, str | None]]) -> list[tuple[Run, Work] | FedferError]:
-        """What each device is to do in the run it names, or in the one that needs it most; or why that cannot
-        be said: RefusedError, StoreError. Those who ask the same run first wait for the disk once."""
-        firsts, devices = [self._first_or_none(*ask) for ask in asks], dict[str, list[Device]]()
-        for (device, _), first in zip(asks, firsts, strict=True):
-            if first is not None:
-                devices.setdefault(first.name, []).append(device)
-        early = {name: iter(self.runs[name].works(who)) for name, who in devices.items()}
-        found = list[tuple[Run, Work] | FedferError]()
-        for (device, name), first in zip(asks, firsts, strict=True):
-            answer = None if first is None else next(early[first.name])
-            try:
-                found.append(self._work_after(device, name, first, answer))
-            except FedferError as error:
-                found.append(error)
-        return found
-
-    def _work_after(
-        self, device: Device, name: str | None, first: Run | None, answer: Work | FedferError | None
-    ) -> tuple[Run, Work]:
-        """Asks runs in turn; the first has given its answer. Raises RefusedError, StoreError."""
-
-        def ask(run: Run) -> Work:
-            if run is not first or answer is None:
-                return run.work(device)
-            if isinstance(answer, FedferError):
-                raise answer
-            return answer
-
-        found = self._work(device, name, ask)
+    def work(self, device: Device, name: str | None) -> tuple[Run, Work]:
+        """What the device is to do in this run, or in the one that needs it most. Raises RefusedError,
+        StoreError."""
+        found = self._work(device, name, lambda run: run.work(device))
         assert found is not None
         return found
 
     def settled_work(self, device: Device, name: str | None) -> tuple[Run, Work] | None:
-        """What `works` says, without waiting for anything; None if that cannot be. Raises RefusedError."""
+        """`work` without waiting for anything; None if that cannot be. Raises RefusedError."""
         return self._work(device, name, lambda run: run.settled_work(device))
-
-    def first_run(self, device: Device, name: str | None) -> Run:
-        """The run that `works` asks first. Raises RefusedError."""
-        return self.run(name) if name is not None else in_turn(self._fitting(device), device)[0]
-
-    def _first_or_none(self, device: Device, name: str | None) -> Run | None:
-        try:
-            return self.first_run(device, name)
-        except RefusedError:
-            return None
-
-    def _fitting(self, device: Device) -> list[Run]:
-        return [run for run in self.runs.values() if run.fits(device)]
 
     def _work(
         self, device: Device, name: str | None, ask: Callable[[Run], Work | None]
     ) -> tuple[Run, Work] | None:
         if name is None:
-            return choose_work(self._fitting(device), device, ask)
+            return choose_work([run for run in self.runs.values() if run.fits(device)], device, ask)
         run = self.run(name)
         work = ask(run)
         return None if work is None else (run, work)
@@ -201,26 +162,21 @@ class Service:
                 yield run
 
 
-def in_turn(runs: list[Run], device: Device) -> list[Run]:
-    """Those to ask for work, one after the other: the run that the device already works for, then the least
-    filled one. Runs that are over only if all are. Raises RefusedError if there is no run."""
-    if not runs:
-        raise RefusedError("no run here fits this device; ask later", code="unknown_run", status=404)
-    going_on = [run for run in runs if not run.is_over] or runs
-    return sorted(going_on, key=lambda run: (not run.has_place(device), run.filled))
-
-
 def choose_work(
     runs: list[Run], device: Device, ask: Callable[[Run], Work | None]
 ) -> tuple[Run, Work] | None:
-    """Work in the first run, `in_turn`, that has a place.
+    """Work in the run that the device already works for, else in the least filled one that has a place.
 
     Without a place anywhere: the wait or stop of the run that has the most of its updates still to come; a
     stop only if all runs are over. None if a run that was asked does not say. Raises RefusedError if there is
     no run.
     """
+    if not runs:
+        raise RefusedError("no run here fits this device; ask later", code="unknown_run", status=404)
+    going_on = [run for run in runs if not run.is_over] or runs
+    going_on.sort(key=lambda run: (not run.has_place(device), run.filled))
     answers = []
-    for run in in_turn(runs, device):
+    for run in going_on:
         work = ask(run)
         if work is None:
             return None

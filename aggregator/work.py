@@ -24,6 +24,14 @@ class Work:
     rejected: tuple[int, Rejection] | None = None
 
 
+@dataclass(eq=False)
+class Ask:
+    """A device's question what to do, while it waits for its answer."""
+
+    device: Device
+    answer: Work | None = None
+
+
 @dataclass(frozen=True)
 class Upload:
     """A received body in an unfinished file, its bytes synced to disk."""

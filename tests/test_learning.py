@@ -1,6 +1,7 @@
 """What a run learns by: strategies and their state, gates, plateau, versions, buffers, with real files."""
 
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +18,6 @@ from fedfer.aggregator.metrics import Metrics
 from fedfer.aggregator.retention import RetentionSettings
 from fedfer.aggregator.round_store import RoundStore
 from fedfer.aggregator.stopping import StoppingSettings
-from fedfer.aggregator.work import Work
 from fedfer.export.checkpoint import checkpoint_bytes, digest_of, load_checkpoint
 from fedfer.export.contract import Contract, read_contract
 from fedfer.model.errors import RefusedError, StoreError, UsageError
@@ -399,37 +399,34 @@ def test_the_same_devices_are_drawn_whoever_asks_first(
     assert drawn[0] == drawn[1]
 
 
-def test_devices_that_ask_together_get_their_places_together(
+def test_who_asks_while_an_update_is_made_durable_gets_a_place_with_the_others(
     tiny_tflite: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Eight ask for six places: one transaction. One that fails is told to all of them, and gives nothing;
-    a device of another model is told so, and is no hindrance."""
-    with party(tiny_tflite, tmp_path, RunSettings(rounds_of(6))) as there:
+    """Eight ask at once for six places: one transaction. One that fails is told to whoever asked; what it
+    would have given is there for those who come next."""
+    with party(tiny_tflite, tmp_path, RunSettings(rounds_of(6))) as there, ThreadPoolExecutor(8) as pool:
         phones, given = there.phones(*"abcdefgh"), list[list[str]]()
-        devices = [phone.device for phone in phones]
         take_places = RoundStore.take_places
 
         def take(store: RoundStore, number: int, device_ids: Sequence[str]) -> None:
-            given.append(list(device_ids))
-            if len(given) == 1:
+            if not given:
+                given.append([])
                 raise StoreError("cannot assign places: disk full")
+            given.append(list(device_ids))
             take_places(store, number, device_ids)
 
         monkeypatch.setattr(RoundStore, "take_places", take)
-        failed = there.run.works(devices)
-        assert [str(answer) for answer in failed] == ["cannot assign places: disk full"] * 8
-        assert there.run.round_.assigned == frozenset()
-        stranger = replace(devices[0], contract="0" * 64)
-        refused, *answers = there.run.works([stranger, *devices])
-        assert isinstance(refused, RefusedError)
-        assert refused.code == "wrong_model"
-        works = [answer for answer in answers if isinstance(answer, Work)]
-        assert len(works) == 8
+        with there.run.changed:
+            asking = [pool.submit(phone.work) for phone in phones]
+            wait_for(lambda: len(there.run._asks) == len(phones))
+        failed = [asked for asked in asking if asked.exception() is not None]
+        assert [str(asked.exception()) for asked in failed] == ["cannot assign places: disk full"]
+        answers = [asked.result() for asked in asking if asked not in failed]
         assert len(given) == 2
-        assert sum(work.wait_reason is None for work in works) == 6
+        assert sum(work.wait_reason is None for work in answers) == len(given[1])
         assert set(given[1]) == there.run.round_.assigned
+        assert there.run._asks == []
         assert [phone.work().wait_reason for phone in phones].count(None) == 6
-        assert len(given) == 2
 
 
 @pytest.mark.parametrize("lost", ["give_out", "take_places", "add_update", "finish"])

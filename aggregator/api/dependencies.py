@@ -6,7 +6,6 @@ from fastapi import Depends, Path, Request
 from starlette.concurrency import run_in_threadpool
 
 from fedfer.aggregator import access, replies
-from fedfer.aggregator.asking import Asking
 from fedfer.aggregator.device_store import Device
 from fedfer.aggregator.keys import bearer
 from fedfer.aggregator.precedence import Precedence
@@ -60,14 +59,6 @@ async def uploads_of(request: Request) -> ResumableUploads:
 
 
 AnyUploads = Annotated[ResumableUploads, Depends(uploads_of)]
-
-
-async def asking_of(request: Request) -> Asking:
-    asking: Asking = request.app.state.asking
-    return asking
-
-
-AnyAsking = Annotated[Asking, Depends(asking_of)]
 
 
 async def precedence_of(request: Request) -> Precedence:
