@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from fedfer.export.contract import load_model_bytes
 from fedfer.export.inference_card import InferenceCard, read_card
-from fedfer.export.runtime import RUNTIMES, pick_runtime
+from fedfer.export.runtime import RUNTIMES, pick_runtime, without_information
 from fedfer.model.data import LabelledImages, check_fit, to_float
 from fedfer.model.errors import InterpreterError, ModelFileError
 from fedfer.model.measures import Measures, measure
@@ -29,10 +29,11 @@ class InferenceModel:
             raise ModelFileError("not an inference-only .tflite; expected one made by `fedfer inference`")
         self.card: InferenceCard = card
         try:
-            interpreter = import_module(RUNTIMES[pick_runtime(runtime)]).Interpreter(
-                model_content=self._content, num_threads=num_threads
-            )
-            self._infer = interpreter.get_signature_runner("infer")
+            with without_information():
+                interpreter = import_module(RUNTIMES[pick_runtime(runtime)]).Interpreter(
+                    model_content=self._content, num_threads=num_threads
+                )
+                self._infer = interpreter.get_signature_runner("infer")
         except (ValueError, RuntimeError) as error:
             raise InterpreterError(f"the runtime cannot load the model: {error}") from None
         self._interpreter = interpreter

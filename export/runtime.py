@@ -6,6 +6,11 @@ Must not share a process with TensorFlow (loading fails beside it). Images enter
 from __future__ import annotations
 
 import importlib.util
+import os
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -39,9 +44,10 @@ class Model(Engine):
         # Not importlib.metadata, which takes 2.5 MB.
         self.runtime_version = str(import_module(module.split(".")[0]).__version__)
         try:
-            interpreter = import_module(module).Interpreter(**given, num_threads=num_threads)
-            held = [*SIGNATURES, *(set(STATE_SIGNATURES) & interpreter.get_signature_list().keys())]
-            self._runners = {name: interpreter.get_signature_runner(name) for name in held}
+            with without_information():
+                interpreter = import_module(module).Interpreter(**given, num_threads=num_threads)
+                held = [*SIGNATURES, *(set(STATE_SIGNATURES) & interpreter.get_signature_list().keys())]
+                self._runners = {name: interpreter.get_signature_runner(name) for name in held}
         except (ValueError, RuntimeError) as error:
             raise InterpreterError(f"{self.runtime} cannot load the model: {error}") from None
         self._interpreter = interpreter
@@ -60,6 +66,36 @@ class Model(Engine):
         except (ValueError, RuntimeError) as error:
             raise InterpreterError(f"{self.runtime} failed in `{signature}`: {error}") from None
         return outputs
+
+
+@contextmanager
+def without_information() -> Iterator[None]:
+    """Keeps off stderr what a runtime says of itself while it loads a model ("INFO: Created TensorFlow Lite
+    XNNPACK delegate for CPU."), which no variable turns off; all else that is written meanwhile passes."""
+    sys.stderr.flush()
+    with _redirecting:
+        try:
+            stderr = os.dup(2)
+        except OSError:  # there is none
+            yield
+            return
+        reading, writing = os.pipe()
+        os.set_blocking(writing, False)  # more than a pipe holds is dropped
+        os.dup2(writing, 2)
+        os.close(writing)
+        try:
+            yield
+        finally:
+            sys.stderr.flush()
+            os.dup2(stderr, 2)
+            os.close(stderr)
+            with os.fdopen(reading, "rb") as said:
+                for line in said:
+                    if not line.startswith(b"INFO: "):
+                        os.write(2, line)
+
+
+_redirecting = threading.Lock()
 
 
 def pick_runtime(wanted: str) -> str:

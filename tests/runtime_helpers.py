@@ -1,5 +1,7 @@
 """What tests do with an exported model inside a process of its own. Each function is for `call_isolated`."""
 
+import os
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -7,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedfer.export.checkpoint import Weights
-from fedfer.export.runtime import Model
+from fedfer.export.runtime import Model, without_information
 from fedfer.model.data import to_float
 from fedfer.model.sources import load_images
 
@@ -80,3 +82,13 @@ def load_without_runtimes(path: Path) -> None:
 
 def run_badly(path: Path, runtime: str, signature: str, inputs: dict[str, NDArray[np.float32]]) -> None:
     Model(path, runtime=runtime).run(signature, **inputs)
+
+
+def load_and_tell(path: Path, runtime: str) -> None:
+    """Loads a model, and writes lines to stderr as native code does, while one loads and after."""
+    Model(path, runtime=runtime)
+    with without_information():
+        os.write(2, b"INFO: of no interest\nWARNING: of interest\n")
+        print("of Python", file=sys.stderr)
+        os.write(2, b"ERROR: without an end")
+    os.write(2, b"\nINFO: after it\n")

@@ -1,5 +1,7 @@
 """The interpreter adapter over an exported file, in every installed runtime, each call in its own process."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -164,3 +166,12 @@ def test_bad_inputs_are_named(
 ) -> None:
     with pytest.raises(InterpreterError, match=f"{runtime} failed in `{signature}`"):
         call_isolated(run_badly, tiny_tflite, runtime, signature, inputs)
+
+
+@in_every_runtime
+def test_what_a_runtime_says_of_itself_is_not_shown(tiny_tflite: Path, runtime: str) -> None:
+    code = f"from runtime_helpers import *; load_and_tell(Path({str(tiny_tflite)!r}), {runtime!r})"
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True)
+    expected = ["WARNING: of interest", "of Python", "ERROR: without an end", "INFO: after it"]
+    assert done.stderr.splitlines() == expected
