@@ -10,7 +10,7 @@ import os
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -50,7 +50,7 @@ class Model(Engine):
                 self._runners = {name: interpreter.get_signature_runner(name) for name in held}
         except (ValueError, RuntimeError) as error:
             raise InterpreterError(f"{self.runtime} cannot load the model: {error}") from None
-        self._interpreter = interpreter
+        self._interpreter, self._ran = interpreter, set[str]()
         self._content = given.get("model_content")  # the interpreter reads from it as long as it lives
 
     @property
@@ -61,8 +61,11 @@ class Model(Engine):
 
     def run(self, signature: str, **inputs: NDArray[Any]) -> dict[str, NDArray[Any]]:
         """Any signature by name. Raises InterpreterError with the runtime's own words."""
+        is_first = signature not in self._ran
+        self._ran.add(signature)
         try:
-            outputs: dict[str, NDArray[Any]] = self._runners[signature](**inputs)
+            with without_information() if is_first else nullcontext():
+                outputs: dict[str, NDArray[Any]] = self._runners[signature](**inputs)
         except (ValueError, RuntimeError) as error:
             raise InterpreterError(f"{self.runtime} failed in `{signature}`: {error}") from None
         return outputs
@@ -70,8 +73,9 @@ class Model(Engine):
 
 @contextmanager
 def without_information() -> Iterator[None]:
-    """Keeps off stderr what a runtime says of itself while it loads a model ("INFO: Created TensorFlow Lite
-    XNNPACK delegate for CPU."), which no variable turns off; all else that is written meanwhile passes."""
+    """Keeps off stderr what a runtime says of itself while it loads a model or runs a signature for the first
+    time ("INFO: Created TensorFlow Lite XNNPACK delegate for CPU."), which no variable turns off. All else
+    that is written meanwhile passes, at the end."""
     sys.stderr.flush()
     with _redirecting:
         try:

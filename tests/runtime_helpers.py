@@ -86,7 +86,7 @@ def run_badly(path: Path, runtime: str, signature: str, inputs: dict[str, NDArra
 
 def load_and_tell(path: Path, runtime: str) -> None:
     """Loads a model, and writes lines to stderr as native code does, while one loads and after."""
-    Model(path, runtime=runtime)
+    Model(path, runtime=runtime).infer(faces(1)[0])
     with without_information():
         os.write(2, b"INFO: of no interest\nWARNING: of interest\n")
         print("of Python", file=sys.stderr)
