@@ -72,8 +72,9 @@ class Closer:
                 closing = self._wait_for_close()
                 if closing is not None:
                     with self._metrics.stage("close"):
-                        self._close(closing)
-                    self._metrics.round_closed(self._run.name)
+                        result = self._close(closing)
+                    if result is not None:
+                        self._metrics.round_closed(self._run.name, result.outcome)
                 self._trouble, pause_sec = "", FIRST_PAUSE_SEC
             except Exception as error:
                 bug = None if isinstance(error, FedferError) else error
@@ -104,7 +105,8 @@ class Closer:
                 run.changed.wait(min(max(left_sec, 0.0), MAX_WAIT_SEC))
         return None
 
-    def _close(self, round_: Round) -> None:
+    def _close(self, round_: Round) -> Result | None:
+        """What the round ended with; None if it was given up meanwhile."""
         run, started = self._run, time.monotonic()
         reach("round_full")
         files = files_of(round_, run.name, run.blobs, run.rounds.base_of)
@@ -125,27 +127,29 @@ class Closer:
                 reach("measured")
                 result = result_of(round_, made, measures, run.settings, rejected, run.clock())
             if self._stopping.is_set():
-                return
+                return None
             is_taken = result.outcome == "committed" and run.commit(round_, result)
         if made is not None and not is_taken:  # before the commit: if it is cut short, all this is done again
             run.versions.drop_files(made.weights, [made.state] if made.state else [])
         if not is_taken and (result.outcome == "committed" or not run.commit(round_, result)):
-            return
+            return None
         self._tidy(round_)
         seconds = averaged_sec, time.monotonic() - started
         log_closed(run, round_, result, len(kept), *seconds)
         for key, rejection in rejected.items():
             self._tell_of(round_, key[0], rejection)
         log_state(run)
+        return result
 
     def _tell_of(self, round_: Round, device: str, rejection: Rejection) -> None:
         run = self._run.name
         logger.info(
-            "run %s round %d: turned away %s: %s",
+            "run %s round %d: turned away %s: %s: %s",
             run,
             round_.number,
             device,
-            rejection,
+            rejection.code,
+            rejection.reason,
             extra=about(run=run, round=round_.number, device=device, code=rejection.code),
         )
         self._metrics.turned_away(run, rejection.code)

@@ -27,10 +27,16 @@ def best_of(line: Sequence[Version], settings: RunSettings) -> str | None:
     return best.weights if best else None
 
 
-def end_of(line: Sequence[Version], round_: Round, result: Result, settings: RunSettings) -> End | None:
-    """Whether the run is over with this round; `line` is the lineage of the version it started from."""
-    if settings.stopping is not None and result.outcome == "committed":
-        measured = [*_measured(line), *_candidate(round_, result)]
+def end_of(
+    line: Sequence[Version], round_: Round, result: Result, settings: RunSettings, num_rolled_back: int = 0
+) -> End | None:
+    """Whether the run is over with this round; `line` is the lineage of the version it started from, from
+    which so many rounds before this one led nowhere: each is one more that brought no improvement."""
+    if settings.stopping is not None and result.outcome in ("committed", "rolled_back"):
+        is_committed = result.outcome == "committed"
+        measured = _measured(line)
+        measured += measured[-1:] * (num_rolled_back + (not is_committed))
+        measured += _candidate(round_, result) if is_committed else []
         reason = judge(measured, settings.stopping).stop_reason
         if reason is not None:
             return End("plateau", reason)

@@ -17,6 +17,8 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_1_0_0
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
+from fedfer.aggregator.results import Outcome
+
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_1_0_0
 MAX_LABEL_VALUES = 200
 OTHER = "other"
@@ -66,7 +68,12 @@ class Metrics:
             ["run", "code"],
             registry=self.registry,
         )
-        self._rounds = Counter("fedfer_rounds_closed", "Rounds closed", ["run"], registry=self.registry)
+        self._rounds = Counter(
+            "fedfer_rounds_closed",
+            "Rounds closed, by what came of them",
+            ["run", "outcome"],
+            registry=self.registry,
+        )
         self._failures = Counter(
             "fedfer_close_failures", "Attempts to close a round that failed", ["run"], registry=self.registry
         )
@@ -115,8 +122,8 @@ class Metrics:
         """Of an update that was counted as ACCEPTED before, once its round is committed."""
         self._turned_away.labels(self._bounded("run", run), self._bounded("code", code)).inc()
 
-    def round_closed(self, run: str) -> None:
-        self._rounds.labels(self._bounded("run", run)).inc()
+    def round_closed(self, run: str, outcome: Outcome) -> None:
+        self._rounds.labels(self._bounded("run", run), outcome).inc()
 
     def close_failed(self, run: str) -> None:
         self._failures.labels(self._bounded("run", run)).inc()

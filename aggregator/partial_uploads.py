@@ -60,6 +60,7 @@ class PartialUploads:
     def prepare(self, device_id: str, sha256: str) -> Path:
         """The file to write to, made if it is new; makes room for it by giving up others."""
         path = self.path(device_id, sha256)
+        self.drop_old()
         with self._lock:
             if not path.parent.is_dir():
                 path.parent.mkdir()

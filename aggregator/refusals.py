@@ -2,6 +2,7 @@
 
 import logging
 import re
+from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -52,7 +53,8 @@ async def _on_fedfer_error(request: Request, error: Exception) -> JSONResponse:
     status = status_of(error)
     log = logger.error if status >= 500 else logger.info
     words, reason = "refused %s %s: %d %s: %s", _without_tokens(str(error))
-    log(words, request.method, _path(request), status, error.code, reason, extra=about(code=error.code))
+    known = about(**_subject(request), code=error.code)
+    log(words, request.method, _path(request), status, error.code, reason, extra=known)
     headers = error.headers if isinstance(error, RefusedError) else {}
     if status == 503:
         headers["Retry-After"] = str(RETRY_AFTER_SEC)
@@ -84,6 +86,16 @@ async def _on_http_exception(request: Request, error: Exception) -> JSONResponse
 async def _on_bug(request: Request, error: Exception) -> JSONResponse:
     logger.error("failed %s %s", request.method, _path(request), exc_info=error)
     return refusal(500, "internal_error", "the aggregator failed; its log has the cause")
+
+
+def _subject(request: Request) -> dict[str, Any]:
+    """What the request was about, as far as its path and its token say."""
+    run, number = (str(request.path_params.get(name, "")) for name in ("run", "round"))
+    return {
+        "run": ascii(run)[1:-1][:40] or None,
+        "round": int(number) if re.fullmatch("[0-9]{1,9}", number) else None,
+        "device": getattr(request.state, "device", None),
+    }
 
 
 def _path(request: Request) -> str:

@@ -201,12 +201,35 @@ class RoundStore:
         with self._database.read("count rejections") as connection:
             return connection.execute(query).scalar_one()
 
-    def rejections(self, number: int) -> dict[str, Rejection]:
-        """What was turned away when a round closed, by device."""
-        table = tables.rejections
+    def last_rejections(self, number: int) -> dict[str, tuple[int, Rejection]]:
+        """Devices whose last update up to this round was turned away when its round closed: which round, and
+        why."""
+        table, sent = tables.rejections, tables.updates
+        newest = (
+            select(sent.c.device_id, func.max(sent.c.round).label("round"))
+            .where(sent.c.run == self._run, sent.c.round <= number)
+            .group_by(sent.c.device_id)
+            .subquery()
+        )
+        is_last = (newest.c.device_id == table.c.device_id) & (newest.c.round == table.c.round)
+        query = select(table).join(newest, is_last).where(table.c.run == self._run)
         with self._database.read("read rejections") as connection:
-            rows = connection.execute(select(table).where(self._in(table, number))).all()
-        return {row.device_id: Rejection(row.code, row.reason) for row in rows}
+            rows = connection.execute(query.order_by(table.c.work_round)).all()
+        return {row.device_id: (row.round, Rejection(row.code, row.reason)) for row in rows}
+
+    def num_rolled_back(self, round_: Round) -> int:
+        """How many rounds in a row before this one, from the same version, had a candidate that was not
+        committed; those without a candidate are passed over."""
+        table, count = tables.rounds, 0
+        query = select(table.c.outcome).where(table.c.run == self._run, table.c.number < round_.number)
+        query = query.where(table.c.number > round_.base.round, table.c.base_round == round_.base.round)
+        with self._database.read("read rounds") as connection:
+            for outcome in connection.execute(query.order_by(table.c.number.desc())).scalars():
+                if outcome == "rolled_back":
+                    count += 1
+                elif outcome != "no_updates":
+                    break
+        return count
 
     def rows(self, number: int | None = None) -> list[dict[str, Any]]:
         """All rounds, or one, oldest first: the columns of `rounds` (`settings` as read from JSON) and a list

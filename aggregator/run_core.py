@@ -187,8 +187,7 @@ class RunCore:
         return history.lineage(self.versions.all(), newest.round)
 
     def _load_rejected(self) -> dict[str, tuple[int, Rejection]]:
-        closed = self._round.number - (self._round.phase != "done")
-        return {id_: (closed, why) for id_, why in self.rounds.rejections(closed).items()}
+        return self.rounds.last_rejections(self._round.number - (self._round.phase != "done"))
 
     def _set_round(self, after: Round) -> None:
         self._round = after

@@ -65,11 +65,15 @@ def load_run_model(blobs: Blobs, sha256: str) -> Contract:
 
 
 def check_files(run: Run) -> None:
-    """Raises StoreError if a file that the next steps need is gone or damaged."""
+    """Raises StoreError if a file that the next steps need is gone or damaged, CheckpointError if the
+    strategy cannot go on from what another one remembers."""
     version = run.blobs.present(run.blobs.version_path(run.newest_weights))
     if not version.is_file() or digest_of(version.read_bytes()) != run.newest_weights:
         raise _damaged(version)
     if run.round_.phase != "done" and not run.is_over:
+        if run.round_.base.state is not None:
+            state = run.blobs.present(run.blobs.state_path(run.round_.base.state))
+            run.strategy.check_state(state, run.contract)
         for update in run.round_.updates.values():
             path = run.blobs.present(run.blobs.update_path(run.name, run.round_.number, update.sha256))
             if not path.is_file() or path.stat().st_size != update.received_bytes:

@@ -209,14 +209,18 @@ class Run(RunCore):
             if self._round.number != round_.number or self.is_over:
                 return False
             line = history.lineage(self.versions.all(), round_.base.round)
-            end = history.end_of(line, round_, result, self.settings)
+            num_rolled_back = self.rounds.num_rolled_back(round_)
+            end = history.end_of(line, round_, result, self.settings, num_rolled_back)
             base = round_.base
             if result.outcome == "committed":
                 base = Base(result.weights, round_.number, result.state)
             following = None if end else self._opened(round_.number + 1, base)
             self.rounds.finish(round_, result, following, end)
             reach("round_committed")
-            self._rejected = {key[0]: (round_.number, why) for key, why in result.rejections.items()}
+            for device_id, work_round in round_.updates:  # what counts is what became of its last update
+                self._rejected.pop(device_id, None)
+                if why := result.rejections.get((device_id, work_round)):
+                    self._rejected[device_id] = round_.number, why
             self.fleet.note_durations(result.closed_at - (round_.selected_at or round_.opened_at))
             self._newest_weights = base.weights
             if end is not None:
@@ -232,7 +236,7 @@ class Run(RunCore):
             round_, settings = self._round, self._round.settings
             oldest = round_.number - (settings.max_staleness if settings.is_async else 0)
             bases = {self.rounds.base_of(number) for number in range(max(1, oldest), round_.number + 1)}
-            pinned = {self._newest_weights, self._result_weights, *bases}
+            pinned = {self._newest_weights, self._result_weights, self.best_weights, *bases}
             self.versions.drop_old(self.settings, {name for name in pinned if name})
 
     def count_download(self, num_bytes: int) -> None:

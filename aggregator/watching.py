@@ -47,17 +47,14 @@ def sample_of(service: Service, health: Health) -> StateSample:
 
 
 def _run_sample(run: Run) -> RunSample:
-    newest = run.round_
-    measured = newest.number if newest.phase == "done" else newest.number - 1
-    rows = run.rounds.rows(measured)
-    row = rows[0] if rows else {}
+    newest, version = run.round_, run.versions.of_weights(run.newest_weights)
     return RunSample(
         run=run.name,
         state=run.state,
         round=newest.number,
         num_updates=len(newest.updates),
-        holdout_loss=row.get("holdout_loss"),
-        holdout_accuracy=row.get("holdout_accuracy"),
+        holdout_loss=version.holdout_loss,
+        holdout_accuracy=version.holdout_accuracy,
     )
 
 

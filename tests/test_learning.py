@@ -12,15 +12,16 @@ from run_helpers import Party, Phone, one_class, party, rounds_of
 from server_helpers import plain_mean, synthetic_update, synthetic_weights
 from waiting import wait_for
 
-from fedfer.aggregator.config import HoldoutSource, RunSettings
+from fedfer.aggregator.config import HoldoutSource, RoundSettings, RunSettings
 from fedfer.aggregator.gates import GateSettings
 from fedfer.aggregator.metrics import Metrics
 from fedfer.aggregator.retention import RetentionSettings
 from fedfer.aggregator.round_store import RoundStore
 from fedfer.aggregator.stopping import StoppingSettings
+from fedfer.aggregator.watching import health_of, sample_of
 from fedfer.export.checkpoint import checkpoint_bytes, digest_of, load_checkpoint
 from fedfer.export.contract import Contract, read_contract
-from fedfer.model.errors import RefusedError, StoreError, UsageError
+from fedfer.model.errors import CheckpointError, RefusedError, StoreError, UsageError
 from fedfer.model.sources import load_images
 
 HOLDOUT = HoldoutSource("drawn", take=1)  # one image: a model that says its label is right always, or never
@@ -473,3 +474,82 @@ def test_an_answer_of_the_database_that_is_lost(
         assert there.run.round_.number == 2
         assert there.run.newest_weights == row["result_weights"]
         assert phones[0].work().round_.number == 2
+
+
+def test_the_best_version_stays_without_stopping_too(
+    tiny_tflite: Path, tmp_path: Path, contract: Contract, label: int, start: Path
+) -> None:
+    settings = RunSettings(rounds_of(1), num_rounds=9, holdout=HOLDOUT, retention=RetentionSettings(1))
+    with party(tiny_tflite, tmp_path / "data", settings, start) as there:
+        (phone,) = there.phones("a")
+        for number in range(3):
+            there.round_trip([phone], [one_class(contract, (label + 1 + number) % 7)])
+        kept = [True, False, False, True]
+        wait_for(lambda: [version.is_kept for version in there.run.versions.all()] == kept)
+        best = there.run.versions.all()[0].weights
+        assert there.run.best_weights == best
+        assert there.run.blobs.version_path(best).is_file()
+
+
+def test_rounds_that_lead_nowhere_reach_the_plateau(
+    tiny_tflite: Path, tmp_path: Path, contract: Contract, label: int, start: Path
+) -> None:
+    """Every candidate is worse than the version that they all start from, and is not committed."""
+    gates, stopping = GateSettings(max_candidate_drop=0.0), StoppingSettings("accuracy", patience=2)
+    settings = RunSettings(rounds_of(1), num_rounds=6, holdout=HOLDOUT, gates=gates, stopping=stopping)
+    metrics = Metrics()
+    with party(tiny_tflite, tmp_path / "data", settings, start, metrics) as there:
+        (phone,) = there.phones("a")
+        for _ in range(2):
+            there.round_trip([phone], [one_class(contract, (label + 1) % 7)])
+        assert [row["outcome"] for row in there.run.rounds.rows()[1:]] == ["rolled_back"] * 2
+        assert there.run.end is not None
+        assert there.run.end.reason == "plateau"
+        assert "in 2 rounds; the best is round 0's" in there.run.end.text
+        assert phone.work().final_weights == there.run.versions.all()[0].weights
+        wait_for(lambda: b'closed_total{outcome="rolled_back",run="default"} 2' in metrics.page())
+        (sample,) = sample_of(there.service, health_of(there.service)).runs
+        assert sample.holdout_accuracy == 1.0
+
+
+def test_a_device_hears_of_its_rejection_however_late_it_asks(
+    tiny_tflite: Path, tmp_path: Path, contract: Contract
+) -> None:
+    """After further rounds and a restart, until an update of its own counts."""
+    rounds = RoundSettings(3, over_selection=4 / 3)
+    settings = RunSettings(rounds, num_rounds=9, gates=GateSettings(max_norm_ratio=9.0))
+    far = checkpoint_bytes({n: w + 500 for n, w in synthetic_weights(contract, 9).items()}, contract)
+    near = [synthetic_update(contract, number) for number in range(4)]
+    with party(tiny_tflite, tmp_path, settings) as there:
+        a, b, liar, d = there.phones("a", "b", "liar", "d")
+        there.round_trip([a, b, liar], [near[0], near[1], far])
+        there.round_trip([a, b, d], near[:2] + near[3:])
+    with party(tiny_tflite, tmp_path, settings) as there:
+        a, b, liar, d = (Phone(there.run, phone.device) for phone in (a, b, liar, d))
+        told = liar.work().rejected
+        assert told is not None
+        assert (told[0], told[1].code) == (1, "norm_too_large")
+        assert a.work().rejected is None
+        there.round_trip([a, b, liar], near[:3])
+        assert liar.work().rejected is None
+
+
+def test_another_server_optimizer_is_refused_before_a_round_of_it(
+    tiny_tflite: Path, tmp_path: Path, contract: Contract
+) -> None:
+    adam, yogi, mean = ({"name": name} for name in ("fedadam", "fedyogi", "fedavg"))
+
+    def settings(strategy: dict[str, str]) -> RunSettings:
+        return RunSettings(rounds_of(1), num_rounds=9, strategy=strategy)
+
+    with party(tiny_tflite, tmp_path, settings(adam)) as there:
+        (phone,) = there.phones("a")
+        there.round_trip([phone], [synthetic_update(contract, 1)])
+    with (
+        pytest.raises(CheckpointError, match="not the state of fedyogi"),
+        party(tiny_tflite, tmp_path, settings(yogi)),
+    ):
+        pass
+    for strategy in (adam, mean):
+        with party(tiny_tflite, tmp_path, settings(strategy)) as there:
+            there.round_trip([Phone(there.run, phone.device)], [synthetic_update(contract, 2)])

@@ -53,7 +53,8 @@ def test_a_round_in_numbers(tiny_tflite: Path, tmp_path: Path) -> None:
             assert phone.upload(work, body).status_code == 200
         record = wait_for_round(client, 1)
         client.get(f"/v1/models/{works[0]['model']}")
-        wait_for(lambda: value(scraped(client), "fedfer_rounds_closed_total", run="default") == 1)
+        committed = {"run": "default", "outcome": "committed"}
+        wait_for(lambda: value(scraped(client), "fedfer_rounds_closed_total", **committed) == 1)
         found = scraped(client)
         update, model = "/v1/runs/{run}/rounds/{round}/update", "/v1/models/{sha256}"
         assert value(found, "fedfer_updates_total", run="default", outcome="accepted") == 2
@@ -109,10 +110,10 @@ def test_a_database_that_is_away_takes_no_counter_with_it() -> None:
 
     metrics = Metrics()
     metrics.registry.register(StateCollector(sample))
-    metrics.round_closed("default")
+    metrics.round_closed("default", "rolled_back")
     found = parsed(metrics.page().decode())
     assert value(found, "fedfer_state_readable") == 0
-    assert value(found, "fedfer_rounds_closed_total", run="default") == 1
+    assert value(found, "fedfer_rounds_closed_total", run="default", outcome="rolled_back") == 1
     assert ("fedfer_ready", frozenset()) not in found
 
 

@@ -158,7 +158,8 @@ def test_rejections_are_kept_with_their_updates(tmp_path: Path) -> None:
     why = Rejection("norm_too_large", "too far")
     result = Result("committed", NEXT, 120, NEXT, rejections={("y", 1): why})
     rounds.finish(round_, result, None, None)
-    assert rounds.rejections(1) == {"y": why}
+    assert rounds.last_rejections(1) == {"y": (1, why)}
+    assert rounds.last_rejections(0) == {}
     assert rounds.num_rejected() == 1
     told = [(sent["device_name"], sent["code"], sent["reason"]) for sent in rounds.rows(1)[0]["updates"]]
     assert told == [("phone-x", None, None), ("phone-y", "norm_too_large", "too far")]

@@ -40,7 +40,9 @@ AnyRun = Annotated[Run, Depends(run_of)]
 
 async def device_of(request: Request, service: AnyService) -> Device:
     """Who sends the request. Raises RefusedError (401)."""
-    return await _authenticated(service, request.headers.get("authorization", ""))
+    device = await _authenticated(service, request.headers.get("authorization", ""))
+    request.state.device = device.id  # for the log, should it be refused
+    return device
 
 
 async def _authenticated(service: Service, authorization: str) -> Device:

@@ -40,6 +40,9 @@ class Strategy(Protocol):
     def after_gates(self, num_left: int) -> "Strategy":
         """The strategy for what is left of a round with enough updates, after gates turned others away."""
 
+    def check_state(self, state: Path, contract: Contract) -> None:
+        """Raises CheckpointError unless `aggregate` can go on from this state."""
+
     def aggregate(
         self, parent: Path, updates: Sequence[WeightedFile], state: Path | None, contract: Contract
     ) -> Aggregate:
@@ -62,6 +65,9 @@ class Plain:
 
     def after_gates(self, num_left: int) -> Self:
         return self
+
+    def check_state(self, state: Path, contract: Contract) -> None:
+        """Whatever another strategy remembers is no hindrance: it is not looked at."""
 
 
 def settings_of(strategy: Strategy) -> dict[str, object]:

@@ -44,6 +44,10 @@ class ServerOptimizer(Plain):
     name: ClassVar[str]
     moments: ClassVar[tuple[str, ...]] = ("m", "v")
 
+    def check_state(self, state: Path, contract: Contract) -> None:
+        with opened_moments(state, self.name, self.moments, contract):
+            pass
+
     def aggregate(
         self, parent: Path, updates: Sequence[WeightedFile], state: Path | None, contract: Contract
     ) -> Aggregate:
