@@ -32,17 +32,25 @@ class Progress:
         self._screen, self._num_rounds = screen, num_rounds
         self._rounds_done, self._ends_sec = rounds_done, [start_sec]
 
+    def left_sec(self, seen: Seen) -> float | None:
+        """How long the rest will take; None while nothing is known."""
+        self._note(seen)
+        return seconds_left(self._ends_sec, seen, self._num_rounds)
+
     def update(self, seen: Seen) -> str:
-        """Shows the line, and returns it. Rounds that ended since the last call share the time in between."""
+        """Shows the line, and returns it."""
+        text = describe(seen, self._num_rounds, self.left_sec(seen))
+        self._screen.now(text)
+        return text
+
+    def _note(self, seen: Seen) -> None:
+        """Rounds that ended since the last call share the time in between."""
         new_rounds = seen.rounds_done - self._rounds_done
         last_sec = self._ends_sec[-1]
         for i in range(1, new_rounds + 1):
             self._ends_sec.append(last_sec + (seen.now_sec - last_sec) * i / new_rounds)
         self._ends_sec = self._ends_sec[-WINDOW_ROUNDS - 1 :]
         self._rounds_done = max(self._rounds_done, seen.rounds_done)
-        text = describe(seen, self._num_rounds, seconds_left(self._ends_sec, seen, self._num_rounds))
-        self._screen.now(text)
-        return text
 
 
 def seconds_left(ends_sec: Sequence[float], seen: Seen, num_rounds: int) -> float | None:

@@ -38,7 +38,7 @@ from fedfer.export.contract import Contract, read_contract
 from fedfer.export.evaluation import evaluate_apart
 from fedfer.model.data import LabelledImages, check_fit
 from fedfer.model.errors import UsageError
-from fedfer.model.partition import partition
+from fedfer.model.partition import num_owners, partition
 from fedfer.model.sources import load_images
 
 READY_SEC = 600.0
@@ -63,8 +63,8 @@ class SimulatedRun:
 
     def run(self, fresh: bool) -> dict[str, Any]:
         """The record, as it is written too. Raises FedferError."""
-        scenario = self._scenario
         parse_settings(self._run_settings())  # refused here rather than in minutes
+        scenario = self._scenario
         faults = fault_settings(scenario.faults)
         if fresh:
             shutil.rmtree(self._work, ignore_errors=True)
@@ -72,6 +72,8 @@ class SimulatedRun:
         images = load_images(
             **source_of(scenario.data, "--data", scenario.folder), owner_column=scenario.partition.column
         )
+        if scenario.num_devices == 0 and images.owners is not None:
+            scenario = self._scenario = replace(scenario, num_devices=num_owners(images.owners))
         holdings = partition_of(scenario, images)
         with Children(self._work / "logs") as children:
             model = self._model(children)
@@ -152,7 +154,10 @@ class SimulatedRun:
         """The `.tflite`, exported if the scenario says from what, unless that was done before."""
         source, output = self._scenario.model, self._output / "model.tflite"
         if source.path is not None:
-            shutil.copyfile(self._scenario.folder / source.path, output)
+            try:
+                shutil.copyfile(self._scenario.folder / source.path, output)
+            except OSError as error:
+                raise UsageError(f"cannot read model {source.path}: {error.strerror}") from None
             return output
         options = [f"--{name}={value}" for name, value in self._scenario.model_options.items()]
         options += [f"--save-keras={self._keras_model}"] * self._means.saves_keras
@@ -183,7 +188,7 @@ class SimulatedRun:
         scenario = self._scenario
         settings: dict[str, Any] = {"seed": scenario.seed, "retention": {"keep_last": KEPT_VERSIONS}}
         settings |= {key: value for key, value in scenario.run.items() if key != "rounds"}
-        settings["rounds"] = {"min_devices": scenario.num_devices, **scenario.run.get("rounds", {})}
+        settings["rounds"] = {"min_devices": max(1, scenario.num_devices), **scenario.run.get("rounds", {})}
         if scenario.holdout is not None:
             settings["holdout"] = source_of(scenario.holdout, "--holdout-data", scenario.folder)
         return settings
@@ -280,20 +285,19 @@ class SimulatedRun:
     def _show(self, position: Position, recorder: Recorder, progress: Progress) -> None:
         if position.round_closed:
             done = recorder.rounds[-1]
+            left_sec = progress.left_sec(self._seen(position, recorder))
+            left = f", {duration(left_sec)} to go" if left_sec else ""
             measured = "" if done["accuracy"] is None else f", accuracy {done['accuracy']:.4f}"
             self._screen.line(
                 f"round {done['round']}: {len(done['updates'])} updates{measured}, "
-                f"{duration(position.now_sec)} of virtual time"
+                f"{duration(position.now_sec)} of virtual time{left}"
             )
-        progress.update(
-            Seen(
-                self._wall_sec(),
-                max(0, recorder.next_round - 1),
-                position.num_updates,
-                position.num_clients,
-                recorder.accuracy,
-            )
-        )
+        progress.update(self._seen(position, recorder))
+
+    def _seen(self, position: Position, recorder: Recorder) -> Seen:
+        rounds_done = max(0, recorder.next_round - 1)
+        updates = position.num_updates, position.num_clients
+        return Seen(self._wall_sec(), rounds_done, *updates, recorder.accuracy)
 
     def _say_end(self, record: dict[str, Any]) -> None:
         self._screen.line(f"{record['stop']['text']}; written to {self._output}")
@@ -331,7 +335,12 @@ def fleet_of(scenario: Scenario, holdings: list[NDArray[np.intp]]) -> Fleet:
     ]
     attack = attack_settings(scenario.attack) if scenario.attack else None
     who = attackers(attack, len(phones), scenario.seed) if attack else frozenset()
-    return Fleet(scenario.seed, phones, holdings, attack, who, scenario.model.memory_mb * 1e6)
+    needed_mb, most = scenario.model.memory_mb, max(profile.memory_bytes for profile in profiles)
+    if needed_mb * 1e6 > most:
+        raise UsageError(
+            f"model: memory_mb is {needed_mb:g}, and no device has more than {most / 1e6:g}: none could train"
+        )
+    return Fleet(scenario.seed, phones, holdings, attack, who, needed_mb * 1e6)
 
 
 def partition_of(scenario: Scenario, images: LabelledImages) -> list[NDArray[np.intp]]:

@@ -111,3 +111,6 @@ def _set_up_tensorflow(num_threads: int) -> None:
             "TensorFlow was in use before the engine was made; give it a process of its own"
         ) from None
     tf.config.experimental.enable_op_determinism()
+    tf.config.experimental.enable_tensor_float_32_execution(False)  # a GPU's, of ten bits: not the file's
+    for device in tf.config.list_physical_devices("GPU"):
+        tf.config.experimental.set_memory_growth(device, True)  # there are several such processes

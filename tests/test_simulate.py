@@ -14,6 +14,7 @@ from broken_off import simulate_until_kept
 from prepared import call_isolated
 
 from fedfer.model.errors import InterpreterError
+from fedfer.model.sources import load_images
 
 SCENARIO = """
 name = "tiny"
@@ -128,6 +129,9 @@ def test_who_goes_on_from_a_snapshot_goes_on_with_every_device(scenario: Path) -
         ('name = "tiny"', 'title = "tiny"', "name is missing"),
         ("[run]", "[jog]", "a scenario has no 'jog'"),
         ('[data]\ntake = 48\nsource = "drawn"', "[data]\ntake = 48", "give --data SOURCE"),
+        ('"model.tflite"', '"none.tflite"', "cannot read model none.tflite: No such file"),
+        ('"model.tflite"', '"model.tflite"\noptions = {dropout = 0.1}', "options are of an export"),
+        ('"model.tflite"', '"model.tflite"\nmemory_mb = 2000', "no device has more than 1000: none could"),
     ],
 )
 def test_bad_scenarios_are_refused(scenario: Path, old: str, new: str, words: str) -> None:
@@ -137,3 +141,20 @@ def test_bad_scenarios_are_refused(scenario: Path, old: str, new: str, words: st
     assert done.stderr.startswith("fedfer simulate: ")
     assert words in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+def test_a_column_makes_as_many_devices_as_it_has_users(scenario: Path) -> None:
+    faces, users = load_images("drawn", take=12), "abcd"
+    rows = [
+        f"{label},{' '.join(map(str, image.ravel()))},user-{users[number % 4]}"
+        for number, (image, label) in enumerate(zip(faces.images, faces.labels, strict=True))
+    ]
+    (scenario.parent / "users.csv").write_text("\n".join(["emotion,pixels,user", *rows, ""]))
+    text = SCENARIO.replace('take = 48\nsource = "drawn"', 'source = "users.csv"', 1)
+    text = text.replace('"iid"\nnum_devices = 6', '"column"\ncolumn = "user"').replace(
+        "num_rounds = 3", "num_rounds = 1"
+    )
+    scenario.write_text(text)
+    record = simulate(scenario, "users", "--processes=1")
+    assert [device["num_examples"] for device in record["devices"]] == [3, 3, 3, 3]
+    assert record["scenario"]["partition"]["num_devices"] == 4

@@ -37,7 +37,7 @@ from fedfer.model.sources import DRAWN, MNIST
 from fedfer.model.strict_settings import from_mapping, shown
 
 MAX_FILE_BYTES = 1 << 20
-MAX_DEVICES = 100_000
+DEFAULT_DEVICES, MAX_DEVICES = 10, 100_000
 SCENARIOS = Path(__file__).parent / "scenarios"
 IID = PartitionSettings("iid")
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
@@ -79,7 +79,7 @@ class ServerSettings:
 @dataclass(frozen=True)
 class Scenario:
     """A scenario as it stands in its file; `run`, `profiles`, `attack` and `faults` are plain data that who
-    uses them checks. Paths are relative to `folder`."""
+    uses them checks. Paths are relative to `folder`. `num_devices` 0: as many as a column has users."""
 
     name: str
     title: str = ""
@@ -89,7 +89,7 @@ class Scenario:
     model_options: Mapping[str, Any] = field(default_factory=lambda: _NOTHING)
     data: DataSource = DataSource()
     holdout: DataSource | None = None
-    num_devices: int = 10
+    num_devices: int = DEFAULT_DEVICES
     partition: PartitionSettings = IID
     run: Mapping[str, Any] = field(default_factory=lambda: _NOTHING)
     server: ServerSettings = ServerSettings()
@@ -104,8 +104,13 @@ class Scenario:
         """Raises UsageError."""
         if not 0 <= self.seed < 2**63:
             raise UsageError(f"seed is {self.seed}; expected 0 to 2**63 - 1")
-        if not 1 <= self.num_devices <= MAX_DEVICES:
+        by_column = self.partition.scheme == "column"
+        if not (1 - by_column) <= self.num_devices <= MAX_DEVICES:
             raise UsageError(f"partition: num_devices is {self.num_devices}; expected 1 to {MAX_DEVICES}")
+        if self.model.path is not None and self.model_options:
+            raise UsageError(
+                "model: options are of an export, and path names a file that is exported already"
+            )
         target = self.target_accuracy
         if target is not None and not 0 < target <= 1:
             raise UsageError(f"target_accuracy is {target}; expected a number above 0, at most 1")
@@ -189,6 +194,9 @@ def parse_scenario(body: Mapping[str, Any], text: str, folder: Path) -> Scenario
     sharing = dict(_table(body, "partition"))
     count = from_mapping(_Count, {key: sharing.pop(key) for key in _COUNT if key in sharing}, "partition")
     sharing = {"scheme": Scenario.partition.scheme, **sharing}
+    num_devices = count.num_devices
+    if num_devices is None:
+        num_devices = 0 if sharing["scheme"] == "column" else DEFAULT_DEVICES
     model = dict(_table(body, "model"))
     options = model.pop("options", {})
     server = dict(_table(body, "server"))
@@ -197,7 +205,7 @@ def parse_scenario(body: Mapping[str, Any], text: str, folder: Path) -> Scenario
     return Scenario(
         **vars(plain),
         **given,
-        num_devices=count.num_devices,
+        num_devices=num_devices,
         partition=from_mapping(PartitionSettings, sharing, "partition"),
         model=from_mapping(ModelSource, model, "model"),
         model_options=_mapping(options, "model.options"),
@@ -221,7 +229,7 @@ class _Scalars:
 
 @dataclass(frozen=True)
 class _Count:
-    num_devices: int = Scenario.num_devices
+    num_devices: int | None = None
 
 
 @dataclass(frozen=True)
