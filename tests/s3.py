@@ -1,5 +1,10 @@
-"""An S3 server for tests: moto's, as a process of its own behind HTTP on a free port."""
+"""An S3 server for tests: the one that FEDFER_TEST_S3_URL names, or moto's, as a process on a free port.
 
+Of the one that is named, such as http://127.0.0.1:8333, the bucket `weights` is used and emptied. It has to
+take any credentials; SeaweedFS 4.53 does as it comes (`weed server -s3`).
+"""
+
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -24,7 +29,7 @@ signal.pause()
 """
 # What moto takes as credentials: anything.
 CREDENTIALS = {"AWS_ACCESS_KEY_ID": "test-id", "AWS_SECRET_ACCESS_KEY": "test-secret"}
-BUCKET = "weights"
+BUCKET, URL_VARIABLE = "weights", "FEDFER_TEST_S3_URL"
 
 
 @dataclass
@@ -32,7 +37,7 @@ class S3Server:
     """A running server."""
 
     endpoint: str
-    process: subprocess.Popen[str]
+    process: subprocess.Popen[str] | None = None
 
     def url(self, prefix: str) -> str:
         return f"s3://{BUCKET}/{prefix}?endpoint={self.endpoint}"
@@ -72,6 +77,15 @@ class S3Server:
 @contextmanager
 def s3_server() -> Iterator[S3Server]:
     """A server with one empty bucket."""
+    given = os.environ.get(URL_VARIABLE)
+    if given:
+        server = S3Server(given)
+        server.make_bucket()
+        try:
+            yield server
+        finally:
+            server.delete_bucket()
+        return
     with subprocess.Popen(
         [sys.executable, "-W", "ignore", "-c", CODE],
         stdout=subprocess.PIPE,
