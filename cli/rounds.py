@@ -5,6 +5,7 @@ Example: fedfer rounds default 3
 
 import argparse
 import json
+import textwrap
 from typing import Any
 
 from fedfer.cli import operator_api
@@ -25,6 +26,7 @@ HEADER = (
     "MB down",
     "result",
 )
+MAX_WIDTH = 100  # of reasons, which have lines of their own
 UPDATE_HEADER = ("device", "update", "examples", "loss", "accuracy", "train sec", "MB")
 
 
@@ -43,12 +45,33 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps(body, indent=2))
         return 0
-    rows = objects(body, "rounds") if args.round is None else [body]
-    print(format_table(HEADER, [_row(row) for row in rows], num_left=2))
-    if args.round is not None:
-        print()
-        print(format_table(UPDATE_HEADER, [_update(sent) for sent in objects(body, "updates")], num_left=2))
+    print(_table(objects(body, "rounds")) if args.round is None else one_round(body))
     return 0
+
+
+def one_round(row: dict[str, Any]) -> str:
+    """A round with how it ended and its updates; why one was turned away stands below it."""
+    updates = objects(row, "updates")
+    header, *lines = format_table(UPDATE_HEADER, [_update(sent) for sent in updates], num_left=2).split("\n")
+    shown = [_table([row])]
+    if row.get("outcome") is not None:
+        shown += _explained(f"outcome: {printable(row['outcome'])}", row.get("reason"))
+    shown += ["", header]
+    for sent, line in zip(updates, lines, strict=True):
+        shown.append(line)
+        if sent.get("code") is not None:
+            shown += _explained(f"  turned away: {printable(sent['code'])}", sent.get("reason"))
+    return "\n".join(shown)
+
+
+def _explained(what: str, reason: object) -> list[str]:
+    """Lines that are indented below their first."""
+    text = what if reason is None else f"{what}: {printable(reason)}"
+    return textwrap.wrap(text, MAX_WIDTH, subsequent_indent="    ", break_on_hyphens=False)
+
+
+def _table(rows: list[dict[str, Any]]) -> str:
+    return format_table(HEADER, [_row(row) for row in rows], num_left=2)
 
 
 def _row(row: dict[str, Any]) -> tuple[str, ...]:

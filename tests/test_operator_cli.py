@@ -16,10 +16,12 @@ from server_helpers import (
     plain_mean,
     serving,
     synthetic_update,
+    synthetic_weights,
     wait_for_round,
 )
 
-from fedfer.export.checkpoint import digest_of
+from fedfer.cli.rounds import one_round
+from fedfer.export.checkpoint import checkpoint_bytes, digest_of
 from fedfer.export.contract import read_contract
 
 KEY = "an-admin-key-for-tests-0123456789"
@@ -88,9 +90,39 @@ def test_rounds_as_a_table_and_as_json(server: Server) -> None:
     ]
     assert lines[2].split()[2:5] == ["2", "of", "2"]
     one = fedfer(server, "rounds", "default", "1").stdout.splitlines()
-    assert sorted(line.split()[0] for line in one[4:]) == ["phone-0", "phone-1"]
+    assert one[2] == "outcome: committed"
+    assert sorted(line.split()[0] for line in one[5:]) == ["phone-0", "phone-1"]
     bodies = json.loads(fedfer(server, "rounds", "default", "--json").stdout)["rounds"]
     assert [body["round"] for body in bodies] == [0, 1, 2]
+
+
+def test_a_round_says_what_was_turned_away_and_why(tiny_tflite: Path, tmp_path: Path) -> None:
+    contract, names = read_contract(tiny_tflite), ["a", "b", "c", "gone-astray"]
+    scaled = {name: 100 * tensor for name, tensor in synthetic_weights(contract, 4).items()}
+    sent = [*(synthetic_update(contract, seed) for seed in (1, 2, 3)), checkpoint_bytes(scaled, contract)]
+    options = ["--clients", "4", "--rounds", "1", "--max-norm-ratio", "3"]
+    with serving(tiny_tflite, tmp_path / "data", *options) as server, server.client() as client:
+        for name, content in zip(names, sent, strict=True):
+            phone = Phone(client, name).enrol()
+            phone.upload(phone.work(), content)
+        wait_for_round(client, 1)
+        lines = fedfer(server, "rounds", "default", "1").stdout.splitlines()
+        (*_, last) = json.loads(fedfer(server, "rounds", "default", "1", "--json").stdout)["updates"]
+    assert [line.split()[0] for line in lines[5:9]] == ["a", "b", "c", "gone-astray"]
+    reason = " ".join(line.strip() for line in lines[9:])
+    assert reason == f"turned away: norm_too_large: {last['reason']}"
+    assert max(map(len, lines[4:])) <= 100
+
+
+def test_a_round_that_was_rolled_back_says_why() -> None:
+    reason = "holdout accuracy of the candidate is 0.100\x1b[2J, of the version before 0.300; " + "much " * 8
+    row = {"round": 3, "phase": "done", "outcome": "rolled_back", "reason": reason, "updates": []}
+    first, second, empty, header = one_round(row).split("\n")[2:]
+    assert first.startswith("outcome: rolled_back: holdout accuracy of the candidate is 0.100 [2J, of")
+    assert second.startswith("    ")
+    assert (empty, header.split()[0]) == ("", "device")
+    assert max(len(first), len(second)) <= 100
+    assert "outcome" not in one_round({**row, "phase": "open", "outcome": None, "reason": None})
 
 
 def test_failures_are_one_line(server: Server, tmp_path: Path) -> None:
