@@ -1,7 +1,7 @@
 """The JSON that the aggregator takes and gives, as docs/protocol.md has it."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
@@ -186,6 +186,9 @@ class VersionReply(BaseModel):
     weights: Sha256
     parent_round: int | None
     parent_weights: Sha256 | None
+    updates: list[Sha256] = Field(
+        description="What it was made of, in the order of arrival; not what was turned away."
+    )
     committed_at: str
     holdout_loss: float | None
     holdout_accuracy: float | None
@@ -285,19 +288,24 @@ def run_reply(run: Run) -> RunReply:
         )
 
 
-def version_reply(version: Version, all_versions: Sequence[Version]) -> VersionReply:
-    """A version; its parent's name comes from the others."""
+def version_reply(
+    version: Version, all_versions: Sequence[Version], updates: Mapping[int, Sequence[str]]
+) -> VersionReply:
+    """A version; its parent's name comes from the others, what it was made of from `Versions.updates`."""
     parents = [other.weights for other in all_versions if other.round == version.parent_round]
     names = ("round", "weights", "parent_round", "holdout_loss", "holdout_accuracy", "is_kept")
     return VersionReply(
         **{name: getattr(version, name) for name in names},
         parent_weights=parents[0] if parents else None,
+        updates=list(updates.get(version.round, ())),
         committed_at=iso(version.committed_at),
         tags=list(version.tags),
     )
 
 
-def comparison_reply(found: Comparison, all_versions: Sequence[Version]) -> ComparisonReply:
+def comparison_reply(
+    found: Comparison, all_versions: Sequence[Version], updates: Mapping[int, Sequence[str]]
+) -> ComparisonReply:
     """How two versions differ."""
     names = (
         "weights_distance",
@@ -307,8 +315,8 @@ def comparison_reply(found: Comparison, all_versions: Sequence[Version]) -> Comp
     )
     return ComparisonReply(
         **{name: getattr(found, name) for name in names},
-        a=version_reply(found.a, all_versions),
-        b=version_reply(found.b, all_versions),
+        a=version_reply(found.a, all_versions, updates),
+        b=version_reply(found.b, all_versions, updates),
     )
 
 

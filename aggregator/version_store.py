@@ -59,6 +59,24 @@ class VersionStore:
             rows = connection.execute(select(table).where(table.c.run == self._run).order_by(table.c.round))
             return [_to_version(row, tuple(named.get(row.round, ()))) for row in rows]
 
+    def updates(self) -> dict[int, tuple[str, ...]]:
+        """What each version was made of, by its round: the sha256 of the updates that counted, in the order
+        of their arrival. Those that gates turned away are left out."""
+        sent, rejected, made = tables.updates, tables.rejections, tables.versions
+        same = (rejected.c.run == sent.c.run) & (rejected.c.work_round == sent.c.work_round)
+        query = (
+            select(sent.c.round, sent.c.sha256)
+            .join(made, (made.c.run == sent.c.run) & (made.c.round == sent.c.round))
+            .outerjoin(rejected, same & (rejected.c.device_id == sent.c.device_id))
+            .where(sent.c.run == self._run, rejected.c.code.is_(None))
+            .order_by(sent.c.round, sent.c.arrival)
+        )
+        found: dict[int, list[str]] = {}
+        with self._database.read("read the updates of versions") as connection:
+            for row in connection.execute(query):
+                found.setdefault(row.round, []).append(row.sha256)
+        return {number: tuple(names) for number, names in found.items()}
+
     def has(self, weights: str) -> bool:
         """Whether these are the weights of a version whose file is kept."""
         table = tables.versions

@@ -44,6 +44,10 @@ class Versions:
         """Oldest first, those whose files were deleted too."""
         return self._rows.all()
 
+    def updates(self) -> dict[int, tuple[str, ...]]:
+        """The sha256 of the updates that each version was made of, by its round; none of the initial one."""
+        return self._rows.updates()
+
     def has(self, weights: str) -> bool:
         return self._rows.has(weights)
 

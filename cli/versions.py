@@ -24,7 +24,7 @@ ARGUMENTS = {
     "rollback": ("VERSION",),
     "export": ("VERSION",),
 }
-HEADER = ("round", "weights", "parent", "held out: loss", "accuracy", "committed at", "tags")
+HEADER = ("round", "weights", "parent", "updates", "held out: loss", "accuracy", "committed at", "tags")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -103,7 +103,7 @@ def _table(versions: list[dict[str, Any]]) -> str:
 
 
 def _row(version: dict[str, Any]) -> tuple[str, ...]:
-    tags = version.get("tags")
+    tags, updates = version.get("tags"), version.get("updates")
     words = [printable(tag) for tag in tags] if isinstance(tags, list) else []
     if version.get("is_kept") is False:
         words.append("(deleted)")
@@ -111,6 +111,7 @@ def _row(version: dict[str, Any]) -> tuple[str, ...]:
         printable(version.get("round")),
         short(version.get("weights")),
         short(version.get("parent_weights")),
+        str(len(updates)) if isinstance(updates, list) else "-",  # a server of before says nothing of them
         measure(version.get("holdout_loss"), 4),
         measure(version.get("holdout_accuracy")),
         printable(version.get("committed_at")),

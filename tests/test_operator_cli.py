@@ -108,10 +108,14 @@ def test_a_round_says_what_was_turned_away_and_why(tiny_tflite: Path, tmp_path: 
         wait_for_round(client, 1)
         lines = fedfer(server, "rounds", "default", "1").stdout.splitlines()
         (*_, last) = json.loads(fedfer(server, "rounds", "default", "1", "--json").stdout)["updates"]
+        versions = fedfer(server, "versions", "list", "default").stdout.splitlines()
+        body = json.loads(fedfer(server, "versions", "list", "default", "--json").stdout)
     assert [line.split()[0] for line in lines[5:9]] == ["a", "b", "c", "gone-astray"]
     reason = " ".join(line.strip() for line in lines[9:])
     assert reason == f"turned away: norm_too_large: {last['reason']}"
     assert max(map(len, lines[4:])) <= 100
+    assert [line.split()[3] for line in versions] == ["updates", "0", "3"]
+    assert body["versions"][1]["updates"] == [digest_of(content) for content in sent[:3]]
 
 
 def test_a_round_that_was_rolled_back_says_why() -> None:

@@ -211,15 +211,19 @@ def test_versions_are_listed_compared_tagged_and_gone_back_to(server: Server, co
         first, second, third = client.get(f"{path}/versions").json()["versions"]
         assert [v["parent_round"] for v in (first, second, third)] == [None, 0, 1]
         assert third["parent_weights"] == second["weights"]
+        made_of = [[digest_of(synthetic_update(contract, 10 * n + seed)) for seed in (0, 1)] for n in (1, 2)]
+        assert [v["updates"] for v in (first, second, third)] == [[], *made_of]
         tag = {"tag": "good", "version": "1"}
         assert refused(client.post(f"{path}/tags", json=tag)) == (401, "bad_admin_key")
-        assert client.post(f"{path}/tags", json=tag, headers=ADMIN).json()["tags"] == ["good"]
+        tagged = client.post(f"{path}/tags", json=tag, headers=ADMIN).json()
+        assert (tagged["tags"], tagged["updates"]) == (["good"], second["updates"])
         looks_like = {"tag": "12", "version": "1"}
         assert refused(client.post(f"{path}/tags", json=looks_like, headers=ADMIN)) == (400, "bad_request")
         same = client.get(f"{path}/versions/compare", params={"a": "good", "b": second["weights"]}).json()
         assert (same["weights_distance"], same["holdout_loss_change"]) == (0.0, None)
         apart = client.get(f"{path}/versions/compare", params={"a": "0", "b": "2"}).json()
         assert apart["weights_distance"] > 1
+        assert apart["b"] == third
         assert client.get(path).json()["state"] == "finished"
         back = client.post(f"{path}/rollback", json={"to": "good"}, headers=ADMIN).json()
         assert (back["state"], back["round"], back["weights"]) == ("running", 3, second["weights"])

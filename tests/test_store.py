@@ -155,6 +155,7 @@ def test_rejections_are_kept_with_their_updates(tmp_path: Path) -> None:
         update = Update(device_id, 1, device_id * 64, 7, 9, 1.5, 0.25)
         round_ = accept(before, before.place_of(device_id), update, BASE)
         rounds.add_update(before, update, round_)
+    assert store.versions("default").updates() == {}  # the round is still open
     why = Rejection("norm_too_large", "too far")
     result = Result("committed", NEXT, 120, NEXT, rejections={("y", 1): why})
     rounds.finish(round_, result, None, None)
@@ -163,6 +164,8 @@ def test_rejections_are_kept_with_their_updates(tmp_path: Path) -> None:
     assert rounds.num_rejected() == 1
     told = [(sent["device_name"], sent["code"], sent["reason"]) for sent in rounds.rows(1)[0]["updates"]]
     assert told == [("phone-x", None, None), ("phone-y", "norm_too_large", "too far")]
+    assert store.versions("default").updates() == {1: ("x" * 64,)}
+    assert store.versions("other").updates() == {}
     store.close()
 
 
