@@ -41,18 +41,23 @@ _FILE_KEYS = ("name", "model", "initial_weights")
 
 def load_run(path: Path) -> RunConfig:
     """The run that a TOML file describes. Raises UsageError, which names the file and the key."""
-    try:
-        if path.stat().st_size > MAX_FILE_BYTES:
-            raise UsageError(f"{path} has more than {MAX_FILE_BYTES} bytes; expected the TOML of a run")
-        body = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UsageError(f"cannot read {path}: {error.strerror}") from None
-    except ValueError as error:  # also of UTF-8
-        raise UsageError(f"{path} is not TOML: {error}") from None
+    body = read_run_file(path)
     try:
         return _run_config(body, path.parent)
     except UsageError as error:
         raise UsageError(f"{path}: {error}") from None
+
+
+def read_run_file(path: Path) -> dict[str, Any]:
+    """What a file says, whatever that is. Raises UsageError if it is no TOML."""
+    try:
+        if path.stat().st_size > MAX_FILE_BYTES:
+            raise UsageError(f"{path} has more than {MAX_FILE_BYTES} bytes; expected the TOML of a run")
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror}") from None
+    except ValueError as error:  # also of UTF-8
+        raise UsageError(f"{path} is not TOML: {error}") from None
 
 
 def parse_settings(body: Mapping[str, Any]) -> RunSettings:

@@ -24,13 +24,11 @@ from fedfer.aggregator.config import (
     RunSettings,
     ServerConfig,
 )
-from fedfer.cli import serve_access, serve_learning
+from fedfer.cli import serve_access, serve_learning, serve_shown
 from fedfer.cli.data_options import SOURCE_HELP, USAGE_HELP
-from fedfer.cli.key_files import ADMIN_VARIABLE, ENROL_VARIABLE
 from fedfer.cli.settings import (
     Option,
     Setting,
-    describe,
     mark_defaults,
     naming_sources,
     settle,
@@ -148,17 +146,10 @@ def settings_of(args: argparse.Namespace, environ: Mapping[str, str]) -> dict[st
 
 def run(args: argparse.Namespace) -> int:
     """Serves until SIGTERM or SIGINT. Raises FedferError when it cannot start."""
-    from fedfer.aggregator.app import create_app
-    from fedfer.export.checkpoint import digest_of
-    from fedfer.export.contract import load_model_bytes, read_contract
-
-    settings = settings_of(args, os.environ)
-    if args.show_config:
-        keys = [name for name in (ENROL_VARIABLE, ADMIN_VARIABLE) if name in os.environ]
-        print(describe(settings), *(f"# {name} = ***  # environment" for name in keys), sep="\n")
-        return 0
+    settings, shows = settings_of(args, os.environ), args.show_config
     args = values_of(settings)
     with naming_sources(settings):
+        check_address(args.host, args.port)
         access = serve_access.access_of(args, os.environ, _warn)
         config = replace(
             config_of(args),
@@ -166,6 +157,16 @@ def run(args: argparse.Namespace) -> int:
             keyring=access.keyring,
             token_days=access.token_days,
         )
+        serve_shown.check(config)
+    if shows:
+        files = args.run_files or []
+        of_files = zip(files, config.runs[len(config.runs) - len(files) :], strict=True)
+        print(serve_shown.shown(settings, of_files, os.environ))
+        return 0
+    from fedfer.aggregator.app import create_app
+    from fedfer.export.checkpoint import digest_of
+    from fedfer.export.contract import load_model_bytes, read_contract
+
     models = [load_model_bytes(run.model) for run in config.runs]
     for model in models:
         read_contract(model)
@@ -267,10 +268,17 @@ def _run_settings(args: argparse.Namespace) -> RunSettings:
     return serve_learning.with_learning(settings, args)
 
 
-def listen(host: str, port: int) -> socket.socket:
-    """A listening socket. Raises UsageError when the address cannot be had."""
+def check_address(host: str, port: int) -> None:
+    """Raises UsageError for what can be no address to listen on."""
     if not host:
         raise UsageError("--host is empty; expected an address to listen on (0.0.0.0 for all)")
+    if not 0 <= port < 2**16:
+        raise UsageError(f"port is {port}; expected 0 to 65535")
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening socket. Raises UsageError when the address cannot be had."""
+    check_address(host, port)
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     # Only with its protocol named does asyncio set TCP_NODELAY; without, each small reply waits 40 ms.
     listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
@@ -278,7 +286,7 @@ def listen(host: str, port: int) -> socket.socket:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((host, port))
         listener.listen(1024)
-    except (OSError, OverflowError) as error:
+    except OSError as error:
         listener.close()
         raise UsageError(f"cannot listen on {host} port {port}: {error}") from None
     return listener

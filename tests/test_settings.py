@@ -4,6 +4,7 @@ import argparse
 import os
 import subprocess
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,8 @@ from hypothesis import strategies as st
 from server_helpers import SERVE
 
 from fedfer.aggregator.logs import masked
+from fedfer.aggregator.round_opening import opening_settings
+from fedfer.aggregator.run_files import load_run
 from fedfer.cli import serve
 from fedfer.cli.settings import Setting, describe, mark_defaults, settle, values_of
 from fedfer.model.errors import UsageError
@@ -172,6 +175,62 @@ def test_show_config_shows_no_secret(file: Path) -> None:
     shown = tomllib.loads(done.stdout)
     assert shown["database-url"] == "postgresql+psycopg://fedfer:***@db/fedfer"
     assert all(f"# {name} = ***  # environment" in done.stdout for name in keys)
+
+
+def test_show_config_shows_what_the_runs_of_files_are_opened_with(tmp_path: Path) -> None:
+    path = tmp_path / "run.toml"
+    path.write_text(
+        'name = "small"\nmodel = "m.tflite"\nnum_rounds = 9\n[rounds]\nnum_clients = 7\nmin_clients = 2\n'
+        '[strategy]\nname = "krum"\nnum_byzantine = 1\n[gates]\nmax_norm_ratio = 4\n'
+    )
+    command = [*SERVE, "m.tflite", "--data-dir", "d", "--run", str(path), "--rounds", "3", "--show-config"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert tomllib.loads(done.stdout)["rounds"] == 3
+    options, told = done.stdout.split("\n\n")
+    assert f'run = ["{path}"]' in options
+    title, *lines = [line.removeprefix("# ") for line in told.splitlines()]
+    assert title.startswith(f"{path}: the run small;")
+    sources = dict(line.rsplit("  # ", 1) for line in lines)
+    by_key = {line.split(" = ")[0]: source for line, source in sources.items()}
+    expected = {
+        "num_rounds": str(path),
+        "seed": "default",
+        "rounds.num_clients": str(path),
+        "rounds.deadline_sec": "default",
+        "rounds.min_clients": "the strategy",
+        "strategy.num_byzantine": str(path),
+    }
+    assert {key: by_key[key] for key in expected} == expected
+    assert "# stopping is not set" in {line.strip() for line in sources}
+    copy = tmp_path / "copy.toml"
+    copy.write_text("\n".join(lines))
+    (as_shown, as_given) = load_run(copy), load_run(path)
+    opened = replace(as_given.settings, rounds=opening_settings(as_given.settings))
+    assert as_shown == replace(as_given, settings=opened)
+    body = tomllib.loads(copy.read_text())
+    assert body["rounds"].keys() >= {"local_epochs", "mode", "min_updates"}
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ("m.tflite --data-dir d --clients 0", "clients is 0; expected 1 to 10000 (from flag --clients)"),
+        ("m.tflite --data-dir d --port 65536", "port is 65536; expected 0 to 65535 (from flag --port)"),
+        ("m.tflite --data-dir d --strategy krum,num_byzantine=3", "needs at least"),
+        ("m.tflite --data-dir d --host 0.0.0.0", "without an enrolment key would let anybody in"),
+        ("m.tflite --data-dir d --weights-url file://x", "weights-url is 'file'; expected s3://"),
+        ("m.tflite --data-dir d --run none.toml", "cannot read none.toml"),
+        ("m.tflite", "data-dir is not set"),
+        ("--data-dir none", "nothing to serve"),
+    ],
+)
+def test_show_config_refuses_what_a_start_would(options: str, words: str, tmp_path: Path) -> None:
+    for shows in (["--show-config"], []):
+        done = subprocess.run(
+            [*SERVE, *options.split(), *shows], capture_output=True, text=True, cwd=tmp_path, check=False
+        )
+        assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
+        assert words in done.stderr
 
 
 def test_a_bad_value_names_its_source() -> None:
