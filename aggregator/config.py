@@ -27,6 +27,8 @@ from fedfer.model.errors import UsageError
 
 MAX_CLIENTS = 10_000  # the record of a larger round would be more than devices read of one answer (4 MiB)
 MAX_DEVICES = 1_000_000
+MAX_RUNS = 1000  # each has a thread
+MAX_CHECKS = 256  # at a time; each holds tensors in memory
 MAX_LEARNING_RATE = 1e6  # what devices take
 DATABASE_URL = "postgresql+psycopg://USER:PASSWORD@HOST/DATABASE"
 DEFAULT_RUN = "default"
@@ -172,8 +174,19 @@ class ServerConfig:
         """Raises UsageError."""
         scheme = (self.database_url or DATABASE_URL).partition("://")[0]
         _require(scheme == DATABASE_URL.partition("://")[0], "database-url", scheme, DATABASE_URL)
-        _require(
-            0 < self.token_days <= 36_500, "token-days", self.token_days, "a number above 0, at most 36500"
+        spans = (
+            ("token-days", self.token_days, 36_500),
+            ("active-sec", self.active_sec, 1_000_000_000),
+            ("body-idle-sec", self.body_idle_sec, 86_400),
         )
+        for name, span, most in spans:
+            _require(0 < span <= most, name, span, f"a number above 0, at most {most}")
+        counts = (
+            ("max-devices", self.max_devices, MAX_DEVICES),
+            ("max-runs", self.max_runs, MAX_RUNS),
+            ("max-concurrent-checks", self.max_concurrent_checks, MAX_CHECKS),
+        )
+        for name, count, most in counts:
+            _require(1 <= count <= most, name, count, f"1 to {most}")
         names = [run.name for run in self.runs]
         _require(len(set(names)) == len(names), "the list of runs", names, "each name once")

@@ -128,6 +128,16 @@ def declare(parser: argparse.ArgumentParser) -> tuple[Option, ...]:
         default=ServerConfig.grace_sec,
         help="seconds that calls under way get when the server is stopped",
     )
+    bounds = (
+        ("--max-runs", int, "runs, those that are over too, beyond which no more can be added over HTTP"),
+        ("--max-devices", int, "devices that may enrol"),
+        ("--active-sec", float, "seconds of silence after which a device is not counted on"),
+        ("--body-idle-sec", float, "seconds after which an upload that sends nothing is given up"),
+        ("--max-concurrent-checks", int, "uploads whose tensors are checked at a time"),
+    )
+    for option, kind, words in bounds:
+        name = option.removeprefix("--").replace("-", "_")
+        add(option, type=kind, default=getattr(ServerConfig, name), help=words)
     add(
         "--log-format",
         choices=logs.LOG_FORMATS,
@@ -235,6 +245,11 @@ def config_of(args: argparse.Namespace) -> ServerConfig:
         cache_bytes=args.cache_bytes,
         grace_sec=args.grace_sec,
         pace=serve_learning.pace_of(args),
+        max_runs=args.max_runs,
+        max_devices=args.max_devices,
+        active_sec=args.active_sec,
+        body_idle_sec=args.body_idle_sec,
+        max_concurrent_checks=args.max_concurrent_checks,
     )
 
 

@@ -1,4 +1,4 @@
-"""Limits that `fedfer serve` has no option for, on the application under uvicorn in a thread."""
+"""Limits, on the application under uvicorn in a thread."""
 
 import socket
 import threading

@@ -292,15 +292,28 @@ def test_options(tmp_path: Path) -> None:
         keep_updates=True,
     )
     given += " --runtime ai-edge-litert --keep-updates --weights w"
+    given += " --max-runs 7 --max-devices 8 --active-sec 90 --body-idle-sec 0.5 --max-concurrent-checks 2"
     assert config_of([*plain, *given.split()]) == ServerConfig(
         Path("d"),
         (RunConfig(Path("m.tflite"), initial_weights=Path("w"), settings=settings),),
         runtime="ai-edge-litert",
+        max_runs=7,
+        max_devices=8,
+        active_sec=90.0,
+        body_idle_sec=0.5,
+        max_concurrent_checks=2,
     )
     for odd, words in {
         "--clients 4 --min-clients 5": "min-clients is 5",
         "--learning-rate 1e300": "learning-rate is 1e\\+300",
         "--learning-rate nan": "learning-rate is nan",
+        "--max-runs 0": "max-runs is 0; expected 1 to 1000",
+        "--max-devices 1000001": "max-devices is 1000001; expected 1 to 1000000",
+        "--active-sec 0": "active-sec is 0.0; expected a number above 0, at most 1000000000",
+        "--active-sec nan": "active-sec is nan",
+        "--body-idle-sec -1": "body-idle-sec is -1.0; expected a number above 0, at most 86400",
+        "--body-idle-sec inf": "body-idle-sec is inf",
+        "--max-concurrent-checks 257": "max-concurrent-checks is 257; expected 1 to 256",
         "--holdout-take 5": "without --holdout",
         "--holdout-skip 5": "without --holdout",
         "--holdout-usage test": "without --holdout",

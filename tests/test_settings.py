@@ -165,6 +165,17 @@ def test_show_config_of_the_command(file: Path) -> None:
     assert done.stderr == ""
 
 
+def test_what_a_server_bears_is_set_like_all_else(tmp_path: Path) -> None:
+    (tmp_path / "f.toml").write_text("max-runs = 5\nactive-sec = 60\n")
+    environ = {"FEDFER_MAX_DEVICES": "9", "FEDFER_MAX_CONCURRENT_CHECKS": "3"}
+    found = settled(f"m.tflite --data-dir d --config {tmp_path / 'f.toml'} --body-idle-sec 2", environ)
+    config = serve.config_of(values_of(found))
+    assert (config.max_runs, config.active_sec, config.max_devices) == (5, 60.0, 9)
+    assert (config.max_concurrent_checks, config.body_idle_sec) == (3, 2.0)
+    shown = tomllib.loads(describe(found))
+    assert (shown["max-runs"], shown["body-idle-sec"], shown["max-devices"]) == (5, 2.0, 9)
+
+
 def test_show_config_shows_no_secret(file: Path) -> None:
     keys = {"FEDFER_ADMIN_KEY": "admin-s3cret-key", "FEDFER_ENROL_KEY": "enrol-s3cret-key"}
     url = "postgresql+psycopg://fedfer:s3cret@db/fedfer"
