@@ -89,6 +89,7 @@ def test_the_log_of_a_round_is_json(tiny_tflite: Path, tmp_path: Path) -> None:
     assert (accepted["run"], accepted["round"], accepted["device"]) == ("default", 1, phone.device_id)
     (refused,) = (line for line in lines if "code" in line)
     assert (refused["code"], refused["level"]) == ("truncated", "info")
+    assert (refused["run"], refused["round"], refused["device"]) == ("default", 1, phone.device_id)
     assert any(line.get("round") == 1 and "round 1 done" in line["message"] for line in lines)
     assert phone.token not in server.log.read_text()
 
