@@ -15,6 +15,7 @@ import hashlib
 import os
 import secrets
 import shutil
+from collections.abc import Collection
 from pathlib import Path
 
 from fedfer.aggregator.faults import reach
@@ -70,6 +71,10 @@ class Blobs:
         if actual != path.stem:
             raise StoreError(f"{path} is damaged: its sha256 is {actual}; restore it from a copy")
         return path
+
+    def send_missing(self, deleted: Collection[str]) -> None:
+        """At start: puts what only the directory has into the bucket, if there is one, but for what has
+        these sha256. Raises StoreError, OSError."""
 
     def check_bucket(self) -> None:
         """Raises StoreError unless the bucket, if the files are in one too, takes a file."""

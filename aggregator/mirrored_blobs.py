@@ -10,15 +10,16 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
-from fedfer.aggregator.blobs import Blobs
+from fedfer.aggregator.blobs import Blobs, file_sha256
 from fedfer.aggregator.bucket import Bucket
 from fedfer.model.errors import StoreError
 
 logger = logging.getLogger("fedfer.aggregator")
 IN_USE_SEC = 300.0  # a file that was asked for so recently may be being read
+CACHED = ("models", "versions", "states")  # leave the directory when there are too many
 UPDATES = "updates"
 PROBE_KEY = "probe"
 
@@ -38,6 +39,7 @@ class MirroredBlobs(Blobs):
         self.bucket, self._max_cache_bytes, self._clock = bucket, max_cache_bytes, clock
         self._fetching = threading.Lock()
         self._sent: set[str] = set()  # keys that the bucket has ahead of `keep`
+        self._in_bucket: set[str] = set()  # keys of CACHED files that the bucket is known to have
 
     def send_ahead(self, temporary: Path, place: Path) -> None:
         key = self._key(place)
@@ -50,6 +52,7 @@ class MirroredBlobs(Blobs):
             self._sent.discard(key)
         else:
             self.bucket.put(key, temporary)
+        self._note(key)
         super().keep(temporary, place)
         self._shrink(place)
 
@@ -70,11 +73,31 @@ class MirroredBlobs(Blobs):
             place.unlink(missing_ok=True)
             return super().checked(place)
 
+    def send_missing(self, deleted: Collection[str]) -> None:
+        """As where the directory was used without this bucket before."""
+        for name in CACHED:
+            self._in_bucket.update(self.bucket.keys(f"{name}/"))
+        found = [path for name in (*CACHED, UPDATES) for path in (self.root / name).rglob("*")]
+        keys = {self._key(path): path for path in sorted(found) if path.is_file()}
+        stored = set(self._in_bucket)
+        if any(key.startswith(f"{UPDATES}/") for key in keys):
+            stored.update(self.bucket.keys(f"{UPDATES}/"))
+        missing = {k: path for k, path in keys.items() if k not in stored and path.stem not in deleted}
+        if missing:
+            logger.info("%s lacks %d files of %s: sending them", self.bucket.name, len(missing), self.root)
+        for key, path in missing.items():
+            if file_sha256(path) == path.stem:
+                self.bucket.put(key, path)
+                self._note(key)
+            else:  # would be taken for the file that may yet be restored
+                logger.warning("%s is damaged, its sha256 is not its name: not put into the bucket", path)
+
     def check_bucket(self) -> None:
         self.bucket.probe(PROBE_KEY)
 
     def drop(self, place: Path) -> None:
         super().drop(place)
+        self._in_bucket.discard(self._key(place))
         with _harmless():
             self.bucket.delete([self._key(place)])
 
@@ -95,6 +118,7 @@ class MirroredBlobs(Blobs):
         temporary = self.temporary_path()
         try:
             self.bucket.fetch(self._key(place), temporary, sha256=place.stem)
+            self._note(self._key(place))
             super().keep(temporary, place)
         finally:
             temporary.unlink(missing_ok=True)
@@ -103,15 +127,20 @@ class MirroredBlobs(Blobs):
     def _key(self, place: Path) -> str:
         return place.relative_to(self.root).as_posix()
 
+    def _note(self, key: str) -> None:
+        """The bucket has it."""
+        if not key.startswith(f"{UPDATES}/"):
+            self._in_bucket.add(key)
+
     def _shrink(self, keeping: Path) -> None:
         """Deletes what the bucket has and nobody has asked for lately, while the directory holds too much."""
-        files = [path for name in ("models", "versions", "states") for path in (self.root / name).iterdir()]
+        files = [path for name in CACHED for path in (self.root / name).iterdir()]
         used = sorted((path.stat().st_mtime, path.stat().st_size, path) for path in files)
         excess = sum(size for _, size, _ in used) - self._max_cache_bytes
         for last_used, size, path in used:
             if excess <= 0 or last_used > self._clock() - IN_USE_SEC:
                 return
-            if path != keeping:
+            if path != keeping and self._key(path) in self._in_bucket:
                 path.unlink(missing_ok=True)
                 excess -= size
 

@@ -31,6 +31,8 @@ class Opener:
     def open_all(self) -> list[Run]:
         """The runs of the settings and those that the store holds besides. Raises FedferError."""
         with _disk_errors(self._store):
+            if self._config.weights_url is not None:
+                self._store.blobs.send_missing(_deleted(self._store))
             for run in self._config.runs:
                 begin_or_go_on(run, self._store, self._config.runtime, self._clock)
             return [self._open(row) for row in self._store.runs.rows()]
@@ -89,6 +91,13 @@ def steady_clock() -> Clock:
     """Seconds since the epoch that never jump while this process lives."""
     offset_sec = time.time() - time.monotonic()
     return lambda: time.monotonic() + offset_sec
+
+
+def _deleted(store: Store) -> set[str]:
+    """The sha256 of what retention has deleted: a directory that was taken over from may have it still."""
+    versions = [version for run in store.runs.rows() for version in store.versions(run.name).all()]
+    kept = {name for version in versions if version.is_kept for name in (version.weights, version.state)}
+    return {name for version in versions for name in (version.weights, version.state) if name} - kept
 
 
 def _open_store(config: ServerConfig) -> Store:

@@ -1,6 +1,7 @@
 """Weights in a bucket: the data directory is a cache, and a server on another machine goes on without it."""
 
 import hashlib
+import logging
 import shutil
 import signal
 import threading
@@ -8,14 +9,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from unittest.mock import ANY
 
+import prepared
 import pytest
 from postgres import fresh_database, missing
 from s3 import BUCKET, CREDENTIALS, URL_VARIABLE, S3Server, s3_server
-from server_helpers import Phone, plain_mean, serving, synthetic_update, wait_for_round
+from server_helpers import SERVE, Phone, database, plain_mean, serving, synthetic_update, wait_for_round
 from waiting import wait_for
 
+from fedfer.aggregator.blobs import Blobs
 from fedfer.aggregator.bucket import Bucket, parse_url
-from fedfer.aggregator.mirrored_blobs import IN_USE_SEC, MirroredBlobs
+from fedfer.aggregator.mirrored_blobs import CACHED, IN_USE_SEC, UPDATES, MirroredBlobs
 from fedfer.export.contract import read_contract
 from fedfer.model.errors import StoreError
 
@@ -109,6 +112,85 @@ def test_nothing_is_kept_that_the_bucket_does_not_have(server: S3Server, tmp_pat
         blobs.write(blobs.version_path(named(b"x")), b"x")
     assert not blobs.version_path(named(b"x")).exists()
     blobs.close()
+
+
+def files_in(root: Path) -> list[str]:
+    """What is kept in a data directory, by key."""
+    paths = (path for name in (*CACHED, UPDATES) for path in (root / name).rglob("*") if path.is_file())
+    return sorted(path.relative_to(root).as_posix() for path in paths)
+
+
+def without_bucket(path: Path) -> Blobs:
+    """A directory with a file of each kind, that no server uses any more."""
+    blobs = Blobs(path)
+    blobs.write(blobs.model_path(named(b"model")), b"model")
+    blobs.write(blobs.state_path(named(b"state")), b"state")
+    for content in (b"x" * 10, b"y" * 10, b"z" * 10):
+        blobs.write(blobs.version_path(named(content)), content)
+    blobs.write(blobs.update_path("run", 3, named(b"update")), b"update")
+    blobs.close()
+    return blobs
+
+
+def test_a_directory_that_was_used_without_a_bucket(
+    server: S3Server, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """All that only it has is sent, once; but not what is damaged, and not what retention has deleted."""
+    caplog.set_level(logging.INFO, "fedfer.aggregator")
+    before = without_bucket(tmp_path / "a")
+    damaged, deleted = before.version_path(named(b"x" * 10)), before.version_path(named(b"y" * 10))
+    damaged.write_bytes(b"X" * 10)
+    wanted = [name for name in files_in(before.root) if Path(name).name not in (damaged.name, deleted.name)]
+    blobs = blobs_at(tmp_path / "a", server, "later")
+    blobs.send_missing({deleted.stem})
+    assert [key.removeprefix("later/") for key in server.listed("later/")] == wanted
+    for name in wanted:
+        assert server.read(f"later/{name}") == (blobs.root / name).read_bytes()
+    assert "s3://weights/later lacks 5 files of" in caplog.text
+    assert f"{damaged} is damaged" in caplog.text
+    caplog.clear()
+    blobs.write(damaged, b"x" * 10)
+    blobs.send_missing({deleted.stem})
+    assert caplog.text == ""
+    blobs.close()
+
+
+def test_the_cache_keeps_what_the_bucket_lacks(server: S3Server, tmp_path: Path) -> None:
+    """Room for 25 bytes; the directory holds 40, none of it used for long."""
+    now = [4e9]
+    before = files_in(without_bucket(tmp_path / "a").root)
+    blobs = blobs_at(tmp_path / "a", server, "keeps", now)
+    blobs.write(blobs.version_path(named(b"new")), b"new")
+    assert set(before) < set(files_in(blobs.root))
+    now[0] += IN_USE_SEC + 1
+    blobs.send_missing(())
+    blobs.write(blobs.version_path(named(b"newer")), b"newer")
+    assert len(files_in(blobs.root)) < len(before)
+    for name in before:
+        assert named(blobs.present(blobs.root / name).read_bytes()) == Path(name).stem
+    blobs.close()
+
+
+def test_a_server_that_gets_a_bucket_later(server: S3Server, tiny_tflite: Path, tmp_path: Path) -> None:
+    """A bucket that is away when it starts is told of in one line; with one that is there all is in it."""
+    contract, options = read_contract(tiny_tflite), ["--clients", "2", "--rounds", "2"]
+    with serving(tiny_tflite, tmp_path / "data", *options) as first, first.client() as client:
+        phones = [Phone(client, f"phone-{i}").enrol() for i in range(2)]
+        works = [phone.work() for phone in phones]
+        assert phones[0].upload(works[0], synthetic_update(contract, 0)).status_code == 200
+    gone = server.url("later-server").replace(BUCKET, "gone")
+    command = [*SERVE, str(tiny_tflite), "--data-dir", str(tmp_path / "data"), "--port", "0", *options]
+    done = prepared.run([*command, *database(tmp_path / "data"), "--weights-url", gone])
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1), done.stderr
+    assert "cannot list models/ in s3://gone/later-server: " in done.stderr
+    options += ["--weights-url", server.url("later-server")]
+    with serving(tiny_tflite, tmp_path / "data", *options) as second, second.client() as client:
+        stored = [key.removeprefix("later-server/") for key in server.listed("later-server/")]
+        assert stored == files_in(tmp_path / "data")
+        assert len(stored) == 3
+        phones[1].client = client
+        assert phones[1].upload(works[1], synthetic_update(contract, 1)).status_code == 200
+        assert wait_for_round(client, 1)["result_weights"] == named(plain_mean(contract, [(0, 5), (1, 5)]))
 
 
 def test_a_slow_bucket_holds_up_nobody_else(server: S3Server, tiny_tflite: Path, tmp_path: Path) -> None:
