@@ -31,6 +31,8 @@ class Opener:
     def open_all(self) -> list[Run]:
         """The runs of the settings and those that the store holds besides. Raises FedferError."""
         with _disk_errors(self._store):
+            if self._config.database_url is not None:
+                self._store.check_none_is_left()
             if self._config.weights_url is not None:
                 self._store.blobs.send_missing(_deleted(self._store))
             for run in self._config.runs:

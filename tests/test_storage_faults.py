@@ -16,7 +16,7 @@ from unittest.mock import ANY
 import httpx
 import prepared
 import pytest
-from postgres import DATABASE_VARIABLE, Cluster, missing, on_sqlite
+from postgres import DATABASE_VARIABLE, Cluster, fresh_database, missing, on_sqlite
 from run_helpers import Party, rounds_of
 from s3 import CREDENTIALS, s3_server
 from server_helpers import (
@@ -221,6 +221,26 @@ def test_a_damaged_database(tiny_tflite: Path, tmp_path: Path, contract: Contrac
             phone.client = client
         assert phones[1].upload(works[1], synthetic_update(contract, 1)).status_code == 200
         assert wait_for_round(client, 1)["result_weights"] == expected(contract)
+
+
+@on_sqlite
+@pytest.mark.skipif(missing() is not None, reason=str(missing()))
+def test_postgresql_for_a_directory_with_runs(tiny_tflite: Path, tmp_path: Path) -> None:
+    """Killed, so that SQLite's journal is there too: refused in one line, and the runs are as they were."""
+    data_dir = tmp_path / "data"
+    with serving(tiny_tflite, data_dir, *TWO) as server, server.client() as client:
+        two_phones(client)
+        server.kill()
+    command = [*SERVE, str(tiny_tflite), "--data-dir", str(data_dir), "--port", "0", *TWO]
+    done = prepared.run([*command, "--database-url", fresh_database("left")])
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1), done.stderr
+    assert f"{data_dir / 'fedfer.db'} holds runs (1)" in done.stderr
+    with serving(tiny_tflite, data_dir, *TWO) as server, server.client() as client:
+        assert client.get("/v1/runs/default").json()["num_active_devices"] == 2
+    (data_dir / "fedfer.db").rename(tmp_path / "moved.db")
+    options = [*TWO, "--database-url", fresh_database("left")]
+    with serving(tiny_tflite, data_dir, *options) as server, server.client() as client:
+        assert client.get("/v1/runs/default").json()["num_active_devices"] == 0
 
 
 @pytest.mark.skipif(missing() is not None, reason=str(missing()))

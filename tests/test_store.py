@@ -34,6 +34,15 @@ def opened(data_dir: Path) -> Store:
         raise
 
 
+def begun(store: Store) -> Round:
+    """Round 1 of a new run."""
+    first = open_round(1, Base(BASE), SETTINGS, now=100)
+    store.runs.add_model(RUN.model, "2" * 64, 5)
+    initial = Result("committed", BASE, 100, BASE, holdout_loss=2.0, holdout_accuracy=0.25)
+    store.rounds("default").begin(RUN, initial, first)
+    return first
+
+
 def with_round(data_dir: Path) -> tuple[Store, Round]:
     """A store with round 1 open and devices x and y enrolled."""
     store = opened(data_dir)
@@ -41,11 +50,7 @@ def with_round(data_dir: Path) -> tuple[Store, Round]:
         assert store.devices.add(
             Device(device_id, f"phone-{device_id}"), device_id * 64, 100, 5, max_devices=2
         )
-    first = open_round(1, Base(BASE), SETTINGS, now=100)
-    store.runs.add_model(RUN.model, "2" * 64, 5)
-    initial = Result("committed", BASE, 100, BASE, holdout_loss=2.0, holdout_accuracy=0.25)
-    store.rounds("default").begin(RUN, initial, first)
-    first = select(first, ["x", "y"], now=100)
+    first = select(begun(store), ["x", "y"], now=100)
     store.rounds("default").give_out(first)
     return store, first
 
@@ -320,6 +325,36 @@ def test_database_that_cannot_be_written(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="cannot assign places: no such table"):
         store.rounds("default").take_places(round_.number, ["x"])
     store.close()
+
+
+def test_runs_that_another_database_has(tmp_path: Path) -> None:
+    """SQLite's file beside a database that is given by URL: refused if it has runs and the other has none."""
+    path, url = tmp_path / "fedfer.db", f"sqlite:///{tmp_path / 'other.db'}"
+
+    def check() -> None:
+        with closing(Store(Blobs(tmp_path), url)) as store:
+            store.check_none_is_left()
+
+    check()
+    path.write_bytes(b"")
+    check()
+    with closing(Store(Blobs(tmp_path))):
+        pass
+    check()
+    with closing(Store(Blobs(tmp_path))) as store:
+        begun(store)
+        store.check_none_is_left()
+    with pytest.raises(StoreError, match=r"fedfer\.db holds runs \(1\), .* move that file away$"):
+        check()
+    path.rename(tmp_path / "moved.db")
+    with closing(Store(Blobs(tmp_path), url)) as store:
+        begun(store)
+    (tmp_path / "moved.db").rename(path)
+    check()
+    (tmp_path / "other.db").unlink()
+    path.write_bytes(b"this is no database" * 1000)
+    with pytest.raises(StoreError, match=r"cannot look for runs in .*: file is not a database; leave"):
+        check()
 
 
 @on_sqlite
