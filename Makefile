@@ -21,7 +21,7 @@ test-all: check
 # The tests that run a server, on PostgreSQL instead of SQLite; skipped where there is none.
 test-postgres: .venv/.ready
 	FEDFER_TEST_DATABASE=postgresql $(PYTEST) -m "not slow" tests/test_store.py \
-	  $$(grep -l "^from server_helpers" tests/test_*.py)
+	  $$(grep -lE "^from (server|run)_helpers" tests/test_*.py tests/attacks/test_*.py)
 
 check: .venv/.ready
 	$(BIN)/ruff check .

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from postgres import database_url
 from waiting import wait_for
 
 from fedfer.aggregator.config import RoundSettings, RunConfig, RunSettings, ServerConfig
@@ -78,7 +79,8 @@ def party(
     initial_weights: Path | None = None,
     metrics: Metrics | None = None,
 ) -> Iterator[Party]:
-    config = ServerConfig(data_dir, (RunConfig(model, initial_weights=initial_weights, settings=settings),))
+    runs = (RunConfig(model, initial_weights=initial_weights, settings=settings),)
+    config = ServerConfig(data_dir, runs, database_url=database_url(data_dir))
     with running_service(config, metrics) as service:
         yield Party(service, service.run("default"))
 
