@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fedfer.aggregator.pace import Pace
 from fedfer.aggregator.run_files import parse_settings
 from fedfer.android_stub.cache import Cache
 from fedfer.android_stub.simulation.attacks import attack_settings, attackers
@@ -40,6 +41,7 @@ from fedfer.model.data import LabelledImages, check_fit
 from fedfer.model.errors import UsageError
 from fedfer.model.partition import num_owners, partition
 from fedfer.model.sources import load_images
+from fedfer.model.strict_settings import from_mapping
 
 READY_SEC = 600.0
 KEPT_VERSIONS = 5  # on disk, unless the scenario has a rule of its own
@@ -63,8 +65,9 @@ class SimulatedRun:
 
     def run(self, fresh: bool) -> dict[str, Any]:
         """The record, as it is written too. Raises FedferError."""
-        parse_settings(self._run_settings())  # refused here rather than in minutes
         scenario = self._scenario
+        settings = parse_settings(self._run_settings())  # refused here rather than in minutes
+        from_mapping(Pace, scenario.server.pace, "server.pace")
         faults = fault_settings(scenario.faults)
         if fresh:
             shutil.rmtree(self._work, ignore_errors=True)
@@ -75,6 +78,11 @@ class SimulatedRun:
         if scenario.num_devices == 0 and images.owners is not None:
             scenario = self._scenario = replace(scenario, num_devices=num_owners(images.owners))
         holdings = partition_of(scenario, images)
+        if settings.rounds.fraction is None and settings.rounds.num_clients > len(holdings):
+            self._screen.line(
+                f"rounds want {settings.rounds.num_clients} updates, and there are {len(holdings)} devices: each "
+                "goes on until its deadline"
+            )
         with Children(self._work / "logs") as children:
             model = self._model(children)
             contract = read_contract(model)

@@ -129,6 +129,7 @@ def test_who_goes_on_from_a_snapshot_goes_on_with_every_device(scenario: Path) -
         ('name = "tiny"', 'title = "tiny"', "name is missing"),
         ("[run]", "[jog]", "a scenario has no 'jog'"),
         ('[data]\ntake = 48\nsource = "drawn"', "[data]\ntake = 48", "give --data SOURCE"),
+        ("[run]\n", "[server]\npace = {foo = 1}\n[run]\n", "server.pace has no setting 'foo'"),
         ('"model.tflite"', '"none.tflite"', "cannot read model none.tflite: No such file"),
         ('"model.tflite"', '"model.tflite"\noptions = {dropout = 0.1}', "options are of an export"),
         ('"model.tflite"', '"model.tflite"\nmemory_mb = 2000', "no device has more than 1000: none could"),

@@ -227,7 +227,7 @@ def round_table(record: Record) -> Table:
                 seconds(each.wall_sec),
             )
         )
-    header = ("round", "outcome", "accuracy", "loss", "devices' accuracy", "averaged", "turned away")
+    header = ("round", "outcome", "accuracy", "loss", "devices' accuracy", "averaged", "held back by gates")
     return (*header, "up", "down", "virtual time", "computed in"), rows
 
 
