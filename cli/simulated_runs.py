@@ -80,8 +80,8 @@ class SimulatedRun:
         holdings = partition_of(scenario, images)
         if settings.rounds.fraction is None and settings.rounds.num_clients > len(holdings):
             self._screen.line(
-                f"rounds want {settings.rounds.num_clients} updates, and there are {len(holdings)} devices: each "
-                "goes on until its deadline"
+                f"rounds want {settings.rounds.num_clients} updates, and there are {len(holdings)} devices: "
+                "each goes on until its deadline"
             )
         with Children(self._work / "logs") as children:
             model = self._model(children)
