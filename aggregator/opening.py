@@ -34,7 +34,7 @@ class Opener:
             if self._config.database_url is not None:
                 self._store.check_none_is_left()
             if self._config.weights_url is not None:
-                self._store.blobs.send_missing(_deleted(self._store))
+                self._send_missing()
             for run in self._config.runs:
                 begin_or_go_on(run, self._store, self._config.runtime, self._clock)
             return [self._open(row) for row in self._store.runs.rows()]
@@ -55,6 +55,13 @@ class Opener:
             closer.ask_to_stop()
         for closer in self._closers:
             closer.stop()
+
+    def _send_missing(self) -> None:
+        """A bucket that is away does not keep a server from giving out what its directory has."""
+        try:
+            self._store.blobs.send_missing(_deleted(self._store))
+        except StoreError as error:
+            logger.error("%s; what it may lack stays in the data directory, and is sent at a start", error)
 
     def _open(self, row: RunRow) -> Run:
         contract = load_run_model(self._store.blobs, row.model)

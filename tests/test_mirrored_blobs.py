@@ -9,11 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from unittest.mock import ANY
 
-import prepared
 import pytest
 from postgres import fresh_database, missing
 from s3 import BUCKET, CREDENTIALS, URL_VARIABLE, S3Server, s3_server
-from server_helpers import SERVE, Phone, database, plain_mean, serving, synthetic_update, wait_for_round
+from server_helpers import Phone, plain_mean, serving, synthetic_update, wait_for_round
 from waiting import wait_for
 
 from fedfer.aggregator.blobs import Blobs
@@ -172,17 +171,21 @@ def test_the_cache_keeps_what_the_bucket_lacks(server: S3Server, tmp_path: Path)
 
 
 def test_a_server_that_gets_a_bucket_later(server: S3Server, tiny_tflite: Path, tmp_path: Path) -> None:
-    """A bucket that is away when it starts is told of in one line; with one that is there all is in it."""
+    """While the bucket is away it gives work and takes none; at a start with one that is there all is in it."""
     contract, options = read_contract(tiny_tflite), ["--clients", "2", "--rounds", "2"]
     with serving(tiny_tflite, tmp_path / "data", *options) as first, first.client() as client:
         phones = [Phone(client, f"phone-{i}").enrol() for i in range(2)]
         works = [phone.work() for phone in phones]
         assert phones[0].upload(works[0], synthetic_update(contract, 0)).status_code == 200
     gone = server.url("later-server").replace(BUCKET, "gone")
-    command = [*SERVE, str(tiny_tflite), "--data-dir", str(tmp_path / "data"), "--port", "0", *options]
-    done = prepared.run([*command, *database(tmp_path / "data"), "--weights-url", gone])
-    assert (done.returncode, done.stderr.count("\n")) == (1, 1), done.stderr
-    assert "cannot list models/ in s3://gone/later-server: " in done.stderr
+    with (
+        serving(tiny_tflite, tmp_path / "data", *options, "--weights-url", gone) as away,
+        away.client() as client,
+    ):
+        phones[1].client = client
+        assert phones[1].work() == works[1] | {"deadline_sec": ANY}
+        assert phones[1].upload(works[1], synthetic_update(contract, 1)).status_code == 503
+        assert "cannot list models/ in s3://gone/later-server: " in away.log.read_text()
     options += ["--weights-url", server.url("later-server")]
     with serving(tiny_tflite, tmp_path / "data", *options) as second, second.client() as client:
         stored = [key.removeprefix("later-server/") for key in server.listed("later-server/")]
