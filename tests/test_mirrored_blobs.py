@@ -171,7 +171,7 @@ def test_the_cache_keeps_what_the_bucket_lacks(server: S3Server, tmp_path: Path)
 
 
 def test_a_server_that_gets_a_bucket_later(server: S3Server, tiny_tflite: Path, tmp_path: Path) -> None:
-    """While the bucket is away it gives work and takes none; once it starts with one that is there, all is in."""
+    """While the bucket is away it gives work and takes none; started with one that is there it sends all."""
     contract, options = read_contract(tiny_tflite), ["--clients", "2", "--rounds", "2"]
     with serving(tiny_tflite, tmp_path / "data", *options) as first, first.client() as client:
         phones = [Phone(client, f"phone-{i}").enrol() for i in range(2)]
