@@ -13,7 +13,7 @@ from pathlib import Path
 
 from waiting import PATIENCE_SEC, children_of
 
-SLEEP_SEC = 600.0
+SLEEP_SEC, MAX_CHILDREN = 600.0, 200
 
 
 def start_until_a_signal(log_dir: Path, num_times: int) -> None:
@@ -30,7 +30,7 @@ def start_until_a_signal(log_dir: Path, num_times: int) -> None:
         try:
             with children:
                 print("started", flush=True)
-                while True:
+                for _ in range(MAX_CHILDREN):  # should the signal never come
                     child = children.start_module("children_runs")
                     for _ in range(50):
                         child.is_running()

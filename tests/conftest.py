@@ -16,9 +16,11 @@ from prepared import in_tensorflow
 settings.register_profile("fedfer", deadline=None)
 settings.load_profile("fedfer")
 
-# A shell that runs the tests in the background has them ignore Ctrl-C, and so would all that they start.
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+# A shell that runs the tests in the background has them ignore Ctrl-C, nohup the hangup, and so would all that
+# they start.
+for number, usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+    if signal.getsignal(number) is signal.SIG_IGN:
+        signal.signal(number, usual)
 
 # Files that take longest are begun first: a processor that has one of them last works alone in the end.
 LONGEST = (
