@@ -16,8 +16,8 @@ from prepared import in_tensorflow
 settings.register_profile("fedfer", deadline=None)
 settings.load_profile("fedfer")
 
-# A shell that runs the tests in the background has them ignore Ctrl-C, nohup the hangup, and so would all that
-# they start.
+# A shell that runs the tests in the background has them ignore Ctrl-C, nohup the hangup, and so would all
+# that they start.
 for number, usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
     if signal.getsignal(number) is signal.SIG_IGN:
         signal.signal(number, usual)
