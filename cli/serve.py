@@ -129,11 +129,15 @@ def declare(parser: argparse.ArgumentParser) -> tuple[Option, ...]:
         help="seconds that calls under way get when the server is stopped",
     )
     bounds = (
-        ("--max-runs", int, "runs, those that are over too, beyond which no more can be added over HTTP"),
-        ("--max-devices", int, "devices that may enrol"),
+        (
+            "--max-runs",
+            int,
+            "number of runs, over or not, beyond which none can be added over HTTP",
+        ),
+        ("--max-devices", int, "number of devices that may enrol"),
         ("--active-sec", float, "seconds of silence after which a device is not counted on"),
         ("--body-idle-sec", float, "seconds after which an upload that sends nothing is given up"),
-        ("--max-concurrent-checks", int, "uploads whose tensors are checked at a time"),
+        ("--max-concurrent-checks", int, "number of uploads whose tensors are checked at a time"),
     )
     for option, kind, words in bounds:
         name = option.removeprefix("--").replace("-", "_")
