@@ -18,7 +18,7 @@ test: check
 test-all: check
 	FEDFER_TEST_COMMANDS=started $(PYTEST)
 
-# The tests that run a server, on PostgreSQL instead of SQLite; skipped where there is none.
+# The tests that run an aggregator, on PostgreSQL instead of SQLite; skipped where there is none.
 test-postgres: .venv/.ready
 	FEDFER_TEST_DATABASE=postgresql $(PYTEST) -m "not slow" tests/test_store.py \
 	  $$(grep -lE "^from (server|run)_helpers" tests/test_*.py tests/attacks/test_*.py)

@@ -4,6 +4,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from typing import TYPE_CHECKING
 
 from fedfer.aggregator.blobs import Blobs
 from fedfer.aggregator.closer import Closer, log_state
@@ -16,6 +17,9 @@ from fedfer.aggregator.runs import Run
 from fedfer.aggregator.service import Service
 from fedfer.aggregator.store import Store
 from fedfer.model.errors import RefusedError, StoreError, UsageError
+
+if TYPE_CHECKING:
+    from fedfer.aggregator.bucket import BucketUrl  # of an extra
 
 logger = logging.getLogger("fedfer.aggregator")
 Clock = Callable[[], float]
@@ -124,13 +128,20 @@ def _open_store(config: ServerConfig) -> Store:
 def _open_blobs(config: ServerConfig) -> Blobs:
     if config.weights_url is None:
         return Blobs(config.data_dir)
-    try:
-        from fedfer.aggregator.bucket import Bucket, parse_url
-    except ImportError as error:
-        raise UsageError(f"weights-url needs a package ({error}); pip install 'fedfer[s3]'") from None
+    url = bucket_url(config.weights_url)
+    from fedfer.aggregator.bucket import Bucket
     from fedfer.aggregator.mirrored_blobs import MirroredBlobs
 
-    return MirroredBlobs(config.data_dir, Bucket(parse_url(config.weights_url)), config.cache_bytes)
+    return MirroredBlobs(config.data_dir, Bucket(url), config.cache_bytes)
+
+
+def bucket_url(text: str) -> "BucketUrl":
+    """Raises UsageError for what is no bucket's URL, and without the package that buckets need."""
+    try:
+        from fedfer.aggregator.bucket import parse_url
+    except ImportError as error:
+        raise UsageError(f"weights-url needs a package ({error}); pip install 'fedfer[s3]'") from None
+    return parse_url(text)
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """Devices that ask for work go before those that upload: an answer is a millisecond's work.
 
 An answer that has to be durable is given by a worker thread, which among uploads waits for the interpreter at
-each of its steps: ten milliseconds instead of two.
+each of its steps: some milliseconds instead of one.
 """
 
 import asyncio

@@ -29,6 +29,7 @@ from fedfer.cli.data_options import SOURCE_HELP, USAGE_HELP
 from fedfer.cli.settings import (
     Option,
     Setting,
+    add_numbers,
     mark_defaults,
     naming_sources,
     settle,
@@ -129,19 +130,13 @@ def declare(parser: argparse.ArgumentParser) -> tuple[Option, ...]:
         help="seconds that calls under way get when the server is stopped",
     )
     bounds = (
-        (
-            "--max-runs",
-            int,
-            "number of runs, over or not, beyond which none can be added over HTTP",
-        ),
+        ("--max-runs", int, "number of runs, over or not, beyond which none can be added over HTTP"),
         ("--max-devices", int, "number of devices that may enrol"),
         ("--active-sec", float, "seconds of silence after which a device is not counted on"),
         ("--body-idle-sec", float, "seconds after which an upload that sends nothing is given up"),
         ("--max-concurrent-checks", int, "number of uploads whose tensors are checked at a time"),
     )
-    for option, kind, words in bounds:
-        name = option.removeprefix("--").replace("-", "_")
-        add(option, type=kind, default=getattr(ServerConfig, name), help=words)
+    add_numbers(add, ServerConfig, bounds)
     add(
         "--log-format",
         choices=logs.LOG_FORMATS,

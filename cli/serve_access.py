@@ -11,6 +11,7 @@ from fedfer.aggregator.keys import Key, Keyring
 from fedfer.aggregator.limits import Limits
 from fedfer.aggregator.rate_limits import is_loopback
 from fedfer.cli.key_files import ADMIN_VARIABLE, ENROL_VARIABLE, read_key
+from fedfer.cli.settings import add_numbers
 from fedfer.model.errors import UsageError
 
 
@@ -50,16 +51,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="address or network of a proxy whose X-Forwarded-For and -Proto are believed; may be repeated",
     )
     limits = (
-        ("--device-rate", float, "calls a second of one device"),
-        ("--address-rate", float, "calls a second from one address"),
-        ("--enrol-rate", float, "enrolments a second from one address"),
+        ("--device-rate", float, "calls a second of one device; 0 is no limit"),
+        ("--address-rate", float, "calls a second from one address; 0 is no limit"),
+        ("--enrol-rate", float, "enrolments a second from one address; 0 is no limit"),
         ("--address-connections", int, "connections at a time from one address"),
-        ("--min-upload-bytes-per-sec", float, "slower uploads are given up"),
+        ("--min-upload-bytes-per-sec", float, "slower uploads are given up; 0 is no limit"),
     )
-    for option, kind, words in limits:
-        name = option.removeprefix("--").replace("-", "_")
-        zero = "" if kind is int else "; 0 is no limit"
-        add(option, type=kind, default=getattr(Limits, name), help=words + zero)
+    add_numbers(add, Limits, limits)
 
 
 def access_of(args: argparse.Namespace, environ: Mapping[str, str], warn: Callable[[str], None]) -> Access:

@@ -11,7 +11,6 @@ from pathlib import Path
 from fedfer.aggregator.config import RunConfig, ServerConfig
 from fedfer.cli.key_files import ADMIN_VARIABLE, ENROL_VARIABLE
 from fedfer.cli.settings import SOURCE_DEFAULT, Setting, describe
-from fedfer.model.errors import UsageError
 
 SOURCE_STRATEGY = "the strategy"
 
@@ -23,11 +22,9 @@ def check(config: ServerConfig) -> None:
     for run in config.runs:
         opening_settings(run.settings)
     if config.weights_url is not None:
-        try:
-            from fedfer.aggregator.bucket import parse_url
-        except ImportError as error:
-            raise UsageError(f"weights-url needs a package ({error}); pip install 'fedfer[s3]'") from None
-        parse_url(config.weights_url)
+        from fedfer.aggregator.opening import bucket_url
+
+        bucket_url(config.weights_url)
 
 
 def shown(

@@ -71,6 +71,15 @@ class Option:
         return PREFIX + self.name.upper().replace("-", "_")
 
 
+def add_numbers(
+    add: Callable[..., object], owner: type[Any], rows: Iterable[tuple[str, type[int | float], str]]
+) -> None:
+    """Options (flag, kind, help) whose defaults are those of `owner`'s fields of the same names."""
+    for flag, kind, words in rows:
+        name = flag.removeprefix("--").replace("-", "_")
+        add(flag, type=kind, default=getattr(owner, name), help=words)
+
+
 def mark_defaults(parser: argparse.ArgumentParser, required: Iterable[str] = ()) -> tuple[Option, ...]:
     """Wraps the parser's defaults, so that `settle` can tell them from what was given; returns its options.
 

@@ -104,8 +104,8 @@ class Scenario:
         """Raises UsageError."""
         if not 0 <= self.seed < 2**63:
             raise UsageError(f"seed is {self.seed}; expected 0 to 2**63 - 1")
-        by_column = self.partition.scheme == "column"
-        if not (1 - by_column) <= self.num_devices <= MAX_DEVICES:
+        least = 0 if self.partition.scheme == "column" else 1
+        if not least <= self.num_devices <= MAX_DEVICES:
             raise UsageError(f"partition: num_devices is {self.num_devices}; expected 1 to {MAX_DEVICES}")
         if self.model.path is not None and self.model_options:
             raise UsageError(
