@@ -131,6 +131,7 @@ class Closer:
             is_taken = result.outcome == "committed" and run.commit(round_, result)
         if made is not None and not is_taken:  # before the commit: if it is cut short, all this is done again
             run.versions.drop_files(made.weights, [made.state] if made.state else [])
+            reach("candidate_dropped")
         if not is_taken and (result.outcome == "committed" or not run.commit(round_, result)):
             return None
         self._tidy(round_)
@@ -167,7 +168,11 @@ class Closer:
 
     def _parent_measures(self, files: RoundFiles) -> Measures | None:
         """The parent's measures, if a gate needs them."""
-        return None if self._run.settings.gates.max_candidate_drop is None else self._measure(files.parent)
+        if self._run.settings.gates.max_candidate_drop is None:
+            return None
+        measures = self._measure(files.parent)
+        reach("parent_measured")
+        return measures
 
     def _measure(self, weights: Path) -> Measures | None:
         """Raises InterpreterError; the round is then closed again later."""

@@ -46,7 +46,8 @@ class RoundSettings:
     half of those wanted or there). `fraction` of the active devices stands for `num_clients` when given.
     `over_selection` places are given for each update wanted; for `selection_sec` they are kept for the
     devices that were drawn. Nothing begins before `min_devices` are there. `learning_rate` None means the one
-    in the model's contract. `mode` "async" makes rounds buffers that take updates up to `max_staleness`
+    in the model's contract; each round's is `learning_rate_decay` times that of the round before, as McMahan
+    et al. 2017 had it for CIFAR. `mode` "async" makes rounds buffers that take updates up to `max_staleness`
     rounds old, of which at most `max_training` devices have work at a time (None: whoever asks)."""
 
     num_clients: int = 3
@@ -55,6 +56,7 @@ class RoundSettings:
     local_epochs: int = 3
     batch_size: int = 32
     learning_rate: float | None = None
+    learning_rate_decay: float = 1.0
     fraction: float | None = None
     over_selection: float = 1.3
     selection_sec: float = 30.0
@@ -75,6 +77,8 @@ class RoundSettings:
         _require(1 <= self.batch_size <= 1_000_000, "batch-size", self.batch_size, "1 to 1000000")
         valid = rate is None or 0 < rate <= MAX_LEARNING_RATE
         _require(valid, "learning-rate", rate, f"a number above 0, at most {MAX_LEARNING_RATE:g}")
+        decay = self.learning_rate_decay
+        _require(0 < decay <= 1, "learning-rate-decay", decay, "a number above 0, at most 1")
         _require(share is None or 0 < share <= 1, "fraction", share, "a number above 0, at most 1")
         _require(1 <= self.over_selection <= 10, "over-selection", self.over_selection, "1 to 10")
         _require(0 <= self.selection_sec <= 1e7, "selection-sec", self.selection_sec, "a number from 0 on")
@@ -93,6 +97,11 @@ class RoundSettings:
     @property
     def is_async(self) -> bool:
         return self.mode == "async"
+
+    def learning_rate_of(self, number: int, of_model: float) -> float:
+        """Of devices' steps in round `number`, from 1; `of_model` is the rate in the model's contract."""
+        first = of_model if self.learning_rate is None else self.learning_rate
+        return first * self.learning_rate_decay ** (number - 1)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import threading
 from collections import Counter
 
 VARIABLE = "FEDFER_FAULT"
-POINTS = (
+RUN_POINTS = (  # that every run passes
     "model_kept",
     "initial_version_written",
     "run_begun",
@@ -33,6 +33,10 @@ POINTS = (
     "updates_dropped",
     "version_dropped",
 )
+EVALUATION_POINTS = ("parent_measured", "candidate_dropped")
+UPLOAD_POINTS = ("piece_synced", "pieces_checked", "pieces_dropped")  # of one that comes in pieces
+BUCKET_POINTS = ("update_sent_ahead", "file_in_bucket")
+POINTS = (*RUN_POINTS, *EVALUATION_POINTS, *UPLOAD_POINTS, *BUCKET_POINTS)
 passes: Counter[str] = Counter()  # how often each point was passed while a variable was set
 _counting = threading.Lock()
 _wanted: tuple[str, int] | None = None

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from fedfer.aggregator.blobs import Blobs, file_sha256
 from fedfer.aggregator.bucket import Bucket
+from fedfer.aggregator.faults import reach
 from fedfer.model.errors import StoreError
 
 logger = logging.getLogger("fedfer.aggregator")
@@ -44,6 +45,7 @@ class MirroredBlobs(Blobs):
     def send_ahead(self, temporary: Path, place: Path) -> None:
         key = self._key(place)
         self.bucket.put(key, temporary)
+        reach("update_sent_ahead")
         self._sent.add(key)
 
     def keep(self, temporary: Path, place: Path) -> None:
@@ -52,6 +54,7 @@ class MirroredBlobs(Blobs):
             self._sent.discard(key)
         else:
             self.bucket.put(key, temporary)
+        reach("file_in_bucket")
         self._note(key)
         super().keep(temporary, place)
         self._shrink(place)

@@ -247,7 +247,6 @@ def work_reply(run: Run, work: Work) -> TrainReply | WaitReply | StopReply:
     if work.wait_reason is not None:
         pause_sec = work.retry_after_sec
         return WaitReply(run=run.name, retry_after_sec=pause_sec, reason=work.wait_reason, rejected=rejected)
-    rate = settings.learning_rate
     return TrainReply(
         run=run.name,
         round=round_.number,
@@ -256,7 +255,7 @@ def work_reply(run: Run, work: Work) -> TrainReply | WaitReply | StopReply:
         contract=run.contract.digest,
         local_epochs=settings.local_epochs,
         batch_size=settings.batch_size,
-        learning_rate=run.contract.training.learning_rate if rate is None else rate,
+        learning_rate=settings.learning_rate_of(round_.number, run.contract.training.learning_rate),
         proximal_mu=run.strategy.client_settings().get("proximal_mu", 0.0),
         deadline_sec=round(max(0.0, round_.deadline_at - run.clock()), 3),
         rejected=rejected,

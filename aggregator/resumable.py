@@ -17,6 +17,7 @@ from pathlib import Path
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 
+from fedfer.aggregator.faults import reach
 from fedfer.aggregator.partial_uploads import PartialUploads, checked_offset
 from fedfer.aggregator.refusals import status_of
 from fedfer.aggregator.turns import Turns
@@ -74,6 +75,7 @@ class ResumableUploads:
                 path = await run_in_threadpool(self._files.prepare, device_id, sha256)
                 with turn.interruptible(), await run_in_threadpool(path.open, "ab", 0) as file:
                     await receive(request, file, announced, patience)
+            reach("piece_synced")
             return there + announced
 
     @asynccontextmanager
@@ -98,6 +100,7 @@ class ResumableUploads:
             with _store_errors():
                 digest, num_bytes = await run_in_threadpool(_digest, path)
             check_digest(digest, bytes.fromhex(sha256))
+            reach("pieces_checked")
             yield Upload(path, sha256, num_bytes)
 
     @asynccontextmanager
@@ -111,6 +114,7 @@ class ResumableUploads:
                 await run_in_threadpool(self._files.drop, device_id, sha256)
             raise
         await run_in_threadpool(self._files.drop, device_id, sha256)
+        reach("pieces_dropped")
 
 
 @contextmanager

@@ -111,6 +111,12 @@ def declare(parser: argparse.ArgumentParser) -> tuple[Option, ...]:
     add("--local-epochs", type=int, default=RoundSettings.local_epochs, help="passes over a device's images")
     add("--batch-size", type=int, default=RoundSettings.batch_size, help="images a training step")
     add("--learning-rate", type=float, help="of the devices' steps; the model's own if not given")
+    add(
+        "--learning-rate-decay",
+        type=float,
+        default=RoundSettings.learning_rate_decay,
+        help="the learning rate of each round, as a multiple of that of the round before",
+    )
     add("--holdout", metavar="SOURCE", help=SOURCE_HELP)
     add("--holdout-usage", metavar="NAME", help=USAGE_HELP)
     add("--holdout-skip", type=int, default=HoldoutSource.skip, help="images of the holdout source to skip")
@@ -270,6 +276,7 @@ def _run_settings(args: argparse.Namespace) -> RunSettings:
             local_epochs=args.local_epochs,
             batch_size=args.batch_size,
             learning_rate=args.learning_rate,
+            learning_rate_decay=args.learning_rate_decay,
             over_selection=args.over_selection,
             selection_sec=args.selection_sec,
             min_devices=args.min_devices,

@@ -90,9 +90,9 @@ def rounds_of(num_clients: int, **more: object) -> RoundSettings:
     return RoundSettings(num_clients, **{"over_selection": 1.0, **more})  # type: ignore[arg-type]
 
 
-def one_class(contract: Contract, label: int) -> bytes:
+def one_class(contract: Contract, label: int, strength: float = 5.0) -> bytes:
     """A model that always says this label: nothing but the last bias differs from zero."""
     weights: Weights = {w.name: np.zeros(w.shape, np.float32) for w in contract.weights}
     (bias,) = [w.name for w in contract.weights if w.shape == (len(contract.labels),)]
-    weights[bias][label] = 5.0
+    weights[bias][label] = strength
     return checkpoint_bytes(weights, contract)
