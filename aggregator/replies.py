@@ -113,6 +113,15 @@ class UpdateReply(BaseModel):
     reason: str | None
 
 
+class RefusedUploadReply(BaseModel):
+    device_id: str
+    device_name: str
+    code: str
+    reason: str = Field(description="Of the last time.")
+    times: int
+    last_at: str
+
+
 class RoundReply(BaseModel):
     run: str
     round: int
@@ -128,6 +137,7 @@ class RoundReply(BaseModel):
     closed_at: str | None
     duration_sec: float | None
     updates: list[UpdateReply]
+    refusals: list[RefusedUploadReply] = Field(description="Uploads refused while it was the newest round.")
     bytes_up: int
     bytes_down: int
     train_loss: float | None
@@ -336,6 +346,13 @@ def round_reply(row: dict[str, Any]) -> RoundReply:
         closed_at=None if closed_at is None else iso(closed_at),
         duration_sec=None if closed_at is None else round(closed_at - row["opened_at"], 3),
         updates=updates,
+        refusals=[
+            RefusedUploadReply(
+                **{name: refused[name] for name in ("device_id", "device_name", "code", "reason", "times")},
+                last_at=iso(refused["last_at"]),
+            )
+            for refused in row["refusals"]
+        ],
         bytes_up=sum(sent.received_bytes for sent in updates),
         train_loss=_weighted([(sent.loss, sent.num_examples) for sent in updates]),
         train_accuracy=_weighted([(sent.accuracy, sent.num_examples) for sent in updates]),

@@ -10,6 +10,7 @@ from dataclasses import replace
 from fedfer.aggregator import history, rounds
 from fedfer.aggregator.device_store import Device
 from fedfer.aggregator.faults import reach
+from fedfer.aggregator.gates import Rejection
 from fedfer.aggregator.logs import about
 from fedfer.aggregator.results import End, Result
 from fedfer.aggregator.rounds import Base, Place, Round, Update, WaitReason
@@ -148,6 +149,13 @@ class Run(RunCore):
         reach("update_accepted")
         log_accepted(self.name, device, update, after)
         return update
+
+    def note_refusal(self, device: Device, why: Rejection) -> None:
+        """Keeps that an upload was refused, for the operator; the device hears of it in any case."""
+        try:
+            self.rounds.note_refusal(self._round.number, device.id, why, self.clock())
+        except StoreError as error:
+            logger.error("run %s: %s", self.name, error, extra=about(run=self.name, device=device.id))
 
     def _find_update(self, device: Device, number: int) -> Update | None:
         """What the device sent for the work of an earlier round. Raises RefusedError."""

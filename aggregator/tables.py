@@ -7,6 +7,7 @@ rounds    one row a round of a run, number 0 the initial checkpoint; times in se
 places    who may take, holds, or held, a place in a round
 updates   accepted updates in the order of their arrival; the checkpoints are files
 rejections updates that a gate turned away, with the reason
+refusals  uploads that were refused when they came, by the round that was open then, with the last reason
 versions  committed models with what they came of, by the round that they came of; the checkpoints are files
 tags      names that operators gave to versions
 """
@@ -118,6 +119,19 @@ rejections = Table(
     Column("round", Integer, nullable=False, index=True),
     Column("code", String(32), nullable=False),
     Column("reason", Text, nullable=False),
+    ForeignKeyConstraint(["run", "round"], ["rounds.run", "rounds.number"]),
+)
+
+refusals = Table(
+    "refusals",
+    metadata,
+    Column("run", String(40), primary_key=True),
+    Column("round", Integer, primary_key=True),
+    Column("device_id", String(32), ForeignKey("devices.id"), primary_key=True),
+    Column("code", String(32), primary_key=True),
+    Column("reason", Text, nullable=False),
+    Column("times", Integer, nullable=False),
+    Column("last_at", Float, nullable=False),
     ForeignKeyConstraint(["run", "round"], ["rounds.run", "rounds.number"]),
 )
 

@@ -50,7 +50,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def one_round(row: dict[str, Any]) -> str:
-    """A round with how it ended and its updates; why one was turned away stands below it."""
+    """A round with how it ended and its updates, below each why it was turned away if it was, and below all
+    which uploads were refused when they came."""
     updates = objects(row, "updates")
     header, *lines = format_table(UPDATE_HEADER, [_update(sent) for sent in updates], num_left=2).split("\n")
     shown = [_table([row])]
@@ -61,6 +62,10 @@ def one_round(row: dict[str, Any]) -> str:
         shown.append(line)
         if sent.get("code") is not None:
             shown += _explained(f"  turned away: {printable(sent['code'])}", sent.get("reason"))
+    for refused in objects(row, "refusals"):
+        name, code, times = (printable(refused.get(key)) for key in ("device_name", "code", "times"))
+        often = "" if times == "1" else f" ({times} times)"
+        shown += _explained(f"refused when it came, from {name}{often}: {code}", refused.get("reason"))
     return "\n".join(shown)
 
 

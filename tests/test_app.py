@@ -106,6 +106,24 @@ def test_work_and_repeats(server: Server, contract: Contract) -> None:
         late = three.upload(work, body)
         assert (late.status_code, late.json()["error"]["code"]) == (409, "round_over")
         assert three.work()["round"] == 2
+        first, second = client.get("/v1/runs/default/rounds").json()["rounds"][1:]
+        told = [(sent["device_name"], sent["code"], sent["times"]) for sent in first["refusals"]]
+        assert told == [("one", "already_reported", 1)]
+        told = [(sent["device_name"], sent["code"], sent["times"]) for sent in second["refusals"]]
+        assert told == [("one", "already_reported", 1), ("three", "round_over", 1)]
+        assert second["refusals"][1]["reason"] == late.json()["error"]["reason"]
+        assert three.upload(work, body).json() == late.json()
+        assert client.get("/v1/runs/default/rounds/2").json()["refusals"][1]["times"] == 2
+
+
+def test_the_learning_rate_of_each_round(tiny_tflite: Path, tmp_path: Path, contract: Contract) -> None:
+    options = ["--clients", "1", "--rounds", "2", "--learning-rate", "0.5", "--learning-rate-decay", "0.5"]
+    with serving(tiny_tflite, tmp_path / "data", *options) as server, server.client() as client:
+        phone = Phone(client, "phone").enrol()
+        work = phone.work()
+        assert phone.upload(work, synthetic_update(contract, 1)).status_code == 200
+        wait_for_round(client, 1)
+        assert (work["learning_rate"], phone.work()["learning_rate"]) == (0.5, 0.25)
 
 
 def test_downloads(server: Server, tiny_tflite: Path) -> None:

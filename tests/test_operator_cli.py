@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
+import numpy as np
 import prepared
 import pytest
 from server_helpers import (
@@ -100,19 +101,30 @@ def test_a_round_says_what_was_turned_away_and_why(tiny_tflite: Path, tmp_path: 
     contract, names = read_contract(tiny_tflite), ["a", "b", "c", "gone-astray"]
     scaled = {name: 100 * tensor for name, tensor in synthetic_weights(contract, 4).items()}
     sent = [*(synthetic_update(contract, seed) for seed in (1, 2, 3)), checkpoint_bytes(scaled, contract)]
+    not_finite = checkpoint_bytes(
+        {n: w * np.nan for n, w in synthetic_weights(contract, 4).items()}, contract
+    )
     options = ["--clients", "4", "--rounds", "1", "--max-norm-ratio", "3"]
     with serving(tiny_tflite, tmp_path / "data", *options) as server, server.client() as client:
         for name, content in zip(names, sent, strict=True):
             phone = Phone(client, name).enrol()
-            phone.upload(phone.work(), content)
+            work = phone.work()
+            if name == "a":
+                assert phone.upload(work, content, num_examples=0).status_code == 400
+                assert phone.upload(work, not_finite).json()["error"]["code"] == "not_finite"
+            phone.upload(work, content)
         wait_for_round(client, 1)
         lines = fedfer(server, "rounds", "default", "1").stdout.splitlines()
         (*_, last) = json.loads(fedfer(server, "rounds", "default", "1", "--json").stdout)["updates"]
         versions = fedfer(server, "versions", "list", "default").stdout.splitlines()
         body = json.loads(fedfer(server, "versions", "list", "default", "--json").stdout)
     assert [line.split()[0] for line in lines[5:9]] == ["a", "b", "c", "gone-astray"]
-    reason = " ".join(line.strip() for line in lines[9:])
-    assert reason == f"turned away: norm_too_large: {last['reason']}"
+    turned_away, *at_once = " ".join(line.strip() for line in lines[9:]).split(" refused when it came, from ")
+    assert turned_away == f"turned away: norm_too_large: {last['reason']}"
+    assert [words.split(": ")[:2] for words in at_once] == [
+        ["a", "bad_num_examples"],
+        ["a", "not_finite"],
+    ]
     assert max(map(len, lines[4:])) <= 100
     assert [line.split()[3] for line in versions] == ["updates", "0", "3"]
     assert body["versions"][1]["updates"] == [digest_of(content) for content in sent[:3]]
@@ -121,10 +133,15 @@ def test_a_round_says_what_was_turned_away_and_why(tiny_tflite: Path, tmp_path: 
 def test_a_round_that_was_rolled_back_says_why() -> None:
     reason = "holdout accuracy of the candidate is 0.100\x1b[2J, of the version before 0.300; " + "much " * 8
     row = {"round": 3, "phase": "done", "outcome": "rolled_back", "reason": reason, "updates": []}
-    first, second, empty, header = one_round(row).split("\n")[2:]
+    row["refusals"] = [
+        {"device_name": "a", "code": "stale", "reason": "old", "times": times} for times in (1, 2)
+    ]
+    first, second, empty, header, once, twice = one_round(row).split("\n")[2:]
     assert first.startswith("outcome: rolled_back: holdout accuracy of the candidate is 0.100 [2J, of")
     assert second.startswith("    ")
     assert (empty, header.split()[0]) == ("", "device")
+    assert once == "refused when it came, from a: stale: old"
+    assert twice == "refused when it came, from a (2 times): stale: old"
     assert max(len(first), len(second)) <= 100
     assert "outcome" not in one_round({**row, "phase": "open", "outcome": None, "reason": None})
 

@@ -242,26 +242,6 @@ def test_a_whole_upload_beside_one_that_hangs(upload: Upload, server: Server) ->
         assert upload.phone.upload(upload.work, upload.body).status_code == 200
 
 
-def test_two_bodies_at_once_for_one_place(upload: Upload, server: Server, contract: Contract) -> None:
-    """One is accepted, the other refused: whichever was whole first."""
-    bodies = [synthetic_update(contract, seed) for seed in (1, 2)]
-    replies: list[httpx.Response] = []
-
-    def send(body: bytes) -> None:
-        replies.append(upload.phone.upload(upload.work, body))
-
-    threads = [threading.Thread(target=send, args=(body,)) for body in bodies]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert sorted(reply.status_code for reply in replies) == [200, 409]
-    (refused,) = (reply for reply in replies if reply.status_code == 409)
-    assert code(refused) == (409, "already_reported")
-    [update] = updates_of(upload)
-    assert update in {hashlib.sha256(body).hexdigest() for body in bodies}
-
-
 def test_whole_uploads_at_once_do_not_push_each_other_out(upload: Upload, contract: Contract) -> None:
     """Five of one device that say their sha256, with room for two unfinished ones: each gets its answer."""
     bodies = [synthetic_update(contract, seed) for seed in range(1, 6)]

@@ -289,6 +289,9 @@ def test_resume_gives_time_to_come_back() -> None:
         ({"local_epochs": 0}, "local-epochs is 0"),
         ({"batch_size": 0}, "batch-size is 0"),
         ({"learning_rate": float("inf")}, "learning-rate is inf"),
+        ({"learning_rate_decay": 0.0}, "learning-rate-decay is 0.0; expected a number above 0, at most 1"),
+        ({"learning_rate_decay": 1.1}, "learning-rate-decay is 1.1"),
+        ({"learning_rate_decay": float("nan")}, "learning-rate-decay is nan"),
         ({"fraction": 0.0}, "fraction is 0"),
         ({"over_selection": 0.9}, "over-selection is 0.9; expected 1 to 10"),
         ({"selection_sec": -1}, "selection-sec is -1"),
@@ -301,6 +304,13 @@ def test_resume_gives_time_to_come_back() -> None:
 def test_settings_that_make_no_round(changed: dict[str, float], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         replace(RoundSettings(), **changed)  # type: ignore[arg-type]
+
+
+def test_learning_rates_by_hand() -> None:
+    halved = RoundSettings(learning_rate_decay=0.5)
+    assert [halved.learning_rate_of(number, 0.8) for number in (1, 2, 3)] == [0.8, 0.4, 0.2]
+    assert replace(halved, learning_rate=0.4).learning_rate_of(2, 0.8) == 0.2
+    assert RoundSettings().learning_rate_of(99, 0.8) == 0.8
 
 
 class RoundMachine(RuleBasedStateMachine):

@@ -174,6 +174,20 @@ def test_rejections_are_kept_with_their_updates(tmp_path: Path) -> None:
     store.close()
 
 
+def test_refusals_of_a_kind_are_one_row(tmp_path: Path) -> None:
+    store, _ = with_round(tmp_path)
+    rounds = store.rounds("default")
+    for reason, code, now in (("old", "stale", 100.0), ("", "not_finite", 101.5), ("new", "stale", 102.0)):
+        rounds.note_refusal(1, "x", Rejection(code, reason), now)
+    names = ("device_name", "code", "reason", "times", "last_at")
+    assert [tuple(row[name] for name in names) for row in rounds.rows(1)[0]["refusals"]] == [
+        ("phone-x", "not_finite", "", 1, 101.5),
+        ("phone-x", "stale", "new", 2, 102.0),
+    ]
+    assert rounds.num_rejected() == 0
+    store.close()
+
+
 def test_reserved_places_are_no_work_yet(tmp_path: Path) -> None:
     store = opened(tmp_path)
     rounds = store.rounds("default")

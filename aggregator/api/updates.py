@@ -21,11 +21,14 @@ from fedfer.aggregator.api.dependencies import (
     patience_of,
 )
 from fedfer.aggregator.device_store import Device
+from fedfer.aggregator.gates import Rejection
 from fedfer.aggregator.metrics import Metrics
-from fedfer.aggregator.resumable import ResumableUploads
+from fedfer.aggregator.refusals import MAX_REASON_CHARS, status_of
+from fedfer.aggregator.resumable import CUT_OFF, ResumableUploads
 from fedfer.aggregator.rounds import Update, check_num_examples
 from fedfer.aggregator.runs import Run
 from fedfer.aggregator.work import Report, Upload
+from fedfer.model.errors import FedferError, RefusedError
 
 router = APIRouter(responses=REFUSALS)
 FiniteNumber = Annotated[float, Query(allow_inf_nan=False)]
@@ -54,9 +57,38 @@ async def put_update(
 ) -> replies.ReceiptReply:
     """Takes a device's checkpoint, the body or what came as `upload`; the receipt means that it is durable
     and counted."""
-    check_num_examples(num_examples)
     report = Report(base_weights, num_examples, loss, accuracy, train_sec)
-    await run_in_threadpool(run.check_upload, device, round, base_weights)
+    async with _noted_if_refused(run, device):
+        return await _taken(
+            request, patience_of(service, precedence), resumable, device, run, round, report, upload
+        )
+
+
+@asynccontextmanager
+async def _noted_if_refused(run: Run, device: Device) -> AsyncIterator[None]:
+    """Keeps why an update was turned away; not what the network or too many others did to it."""
+    try:
+        yield
+    except FedferError as error:
+        status, is_cut = status_of(error), isinstance(error, RefusedError) and error.code in CUT_OFF
+        if status < 500 and status != 429 and not is_cut:
+            why = Rejection(error.code, str(error)[:MAX_REASON_CHARS])
+            await run_in_threadpool(run.note_refusal, device, why)
+        raise
+
+
+async def _taken(
+    request: Request,
+    patience: uploads.Patience,
+    resumable: ResumableUploads,
+    device: Device,
+    run: Run,
+    round: int,
+    report: Report,
+    upload: str | None,
+) -> replies.ReceiptReply:
+    check_num_examples(report.num_examples)
+    await run_in_threadpool(run.check_upload, device, round, report.base_weights)
     if upload is not None:
         named = Upload(run.blobs.temporary_path(), upload, 0)
         earlier = await run_in_threadpool(run.repeated, device, round, named)
@@ -65,7 +97,6 @@ async def put_update(
     metrics: Metrics = request.app.state.metrics
     async with contextlib.AsyncExitStack() as stack:
         with metrics.stage("receive"):
-            patience = patience_of(service, precedence)
             body = _body(request, patience, resumable, device, run, upload)
             received = await stack.enter_async_context(body)
         accepted = await anyio.to_thread.run_sync(

@@ -5,8 +5,11 @@ import json
 import socket
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -15,7 +18,7 @@ from attacks.hostile_requests import HostileRequest, Target, hostile_requests, p
 from raw_http import answer
 from server_helpers import Phone, Server, serving, synthetic_update, synthetic_weights, wait_for_round
 
-from fedfer.export.checkpoint import max_checkpoint_bytes
+from fedfer.export.checkpoint import digest_of, max_checkpoint_bytes
 from fedfer.export.contract import Contract, read_contract
 
 
@@ -31,12 +34,22 @@ class Siege:
     data_dir: Path
 
     def state(self) -> tuple[object, ...]:
+        """All that a refused request must not change: everything but the note of the refusal."""
         files = sorted(str(path) for path in self.data_dir.rglob("*") if "fedfer.db" not in path.name)
         return (
             self.client.get("/v1/runs/default").json(),
-            self.client.get("/v1/runs/default/rounds").json(),
+            [{**row, "refusals": None} for row in self.rounds()],
             files,
         )
+
+    def rounds(self) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = self.client.get("/v1/runs/default/rounds").json()["rounds"]
+        return found
+
+    def noted(self, code: str) -> int:
+        """How often the phone was refused for this, as the newest round has it."""
+        times = [why["times"] for why in self.rounds()[-1]["refusals"] if why["code"] == code]
+        return times[0] if times else 0
 
 
 @pytest.fixture(scope="module")
@@ -60,11 +73,13 @@ def test_hostile_bodies(siege: Siege) -> None:
     before, work = siege.state(), siege.phone.work()
     wrong = []
     for attack in hostile_bodies(siege.contract, synthetic_weights(siege.contract, 5)):
+        noted = siege.noted(attack.code)
         reply = siege.phone.upload(work, attack.body)
         error = reply.json().get("error", {})
         if (reply.status_code, error.get("code")) != (attack.status, attack.code):
             wrong.append(f"{attack.name}: {reply.status_code} {reply.text}")
         assert siege.state() == before, attack.name
+        assert siege.noted(attack.code) == noted + 1, attack.name
     assert not wrong, "\n".join(wrong)
 
 
@@ -156,3 +171,21 @@ def exchange(port: int, attack: HostileRequest) -> tuple[int, bytes]:
         with cut:
             head, body = answer(connection)
     return int(head.split()[1]), body
+
+
+def test_two_uploads_at_once_for_one_slot(tiny_tflite: Path, tmp_path: Path) -> None:
+    """Whichever was whole first is accepted, every other refused: also of as many as there can be at once."""
+    contract = read_contract(tiny_tflite)
+    with serving(tiny_tflite, tmp_path / "data", "--clients", "9") as server, server.client() as client:
+        for number, at_once in enumerate((2, 2, 4, 4)):
+            phone = Phone(client, f"phone-{number}").enrol()
+            work, bodies = phone.work(), [synthetic_update(contract, seed) for seed in range(at_once)]
+            with ThreadPoolExecutor(at_once) as pool:
+                replies = list(pool.map(partial(phone.upload, work), bodies))
+            assert sorted(reply.status_code for reply in replies) == [200] + [409] * (at_once - 1)
+            codes = {reply.json()["error"]["code"] for reply in replies if reply.status_code == 409}
+            assert codes == {"already_reported"}
+            (taken,) = (reply.json()["update"] for reply in replies if reply.status_code == 200)
+            sent = client.get("/v1/runs/default/rounds/1").json()["updates"]
+            assert [row["update"] for row in sent if row["device_id"] == phone.device_id] == [taken]
+            assert taken in map(digest_of, bodies)

@@ -17,6 +17,7 @@ def upgrade() -> None:
     _rounds()
     _places()
     _rejections()
+    _refusals()
     _updates()
     _versions()
     _tags()
@@ -116,6 +117,22 @@ def _rejections() -> None:
         sa.PrimaryKeyConstraint("run", "work_round", "device_id"),
     )
     op.create_index(op.f("ix_rejections_round"), "rejections", ["round"], unique=False)
+
+
+def _refusals() -> None:
+    op.create_table(
+        "refusals",
+        sa.Column("run", sa.String(length=40), nullable=False),
+        sa.Column("round", sa.Integer(), nullable=False),
+        sa.Column("device_id", sa.String(length=32), nullable=False),
+        sa.Column("code", sa.String(length=32), nullable=False),
+        sa.Column("reason", sa.Text(), nullable=False),
+        sa.Column("times", sa.Integer(), nullable=False),
+        sa.Column("last_at", sa.Float(), nullable=False),
+        sa.ForeignKeyConstraint(["device_id"], ["devices.id"]),
+        sa.ForeignKeyConstraint(["run", "round"], ["rounds.run", "rounds.number"]),
+        sa.PrimaryKeyConstraint("run", "round", "device_id", "code"),
+    )
 
 
 def _updates() -> None:
