@@ -211,18 +211,26 @@ class RoundStore:
     def last_rejections(self, number: int) -> dict[str, tuple[int, Rejection]]:
         """Devices whose last update up to this round was turned away when its round closed: which round, and
         why."""
-        table, sent = tables.rejections, tables.updates
+        why, sent = tables.rejections, tables.updates
         newest = (
             select(sent.c.device_id, func.max(sent.c.round).label("round"))
             .where(sent.c.run == self._run, sent.c.round <= number)
             .group_by(sent.c.device_id)
             .subquery()
         )
-        is_last = (newest.c.device_id == table.c.device_id) & (newest.c.round == table.c.round)
-        query = select(table).join(newest, is_last).where(table.c.run == self._run)
+        in_it = (newest.c.device_id == sent.c.device_id) & (newest.c.round == sent.c.round)
+        of_it = (why.c.run == sent.c.run) & (why.c.work_round == sent.c.work_round)
+        query = (
+            select(sent.c.device_id, sent.c.round, why.c.code, why.c.reason)
+            .join(newest, in_it)
+            .outerjoin(why, of_it & (why.c.device_id == sent.c.device_id))
+            .where(sent.c.run == self._run)
+            .order_by(sent.c.arrival)  # of several in one buffer the last
+        )
         with self._database.read("read rejections") as connection:
-            rows = connection.execute(query.order_by(table.c.work_round)).all()
-        return {row.device_id: (row.round, Rejection(row.code, row.reason)) for row in rows}
+            last = {row.device_id: row for row in connection.execute(query)}
+        rejected = (row for row in last.values() if row.code is not None)
+        return {row.device_id: (row.round, Rejection(row.code, row.reason)) for row in rejected}
 
     def num_rolled_back(self, round_: Round) -> int:
         """How many rounds in a row before this one, from the same version, had a candidate that was not

@@ -282,7 +282,8 @@ def test_options(tmp_path: Path) -> None:
     plain = ["m.tflite", "--data-dir", "d"]
     assert config_of(plain) == replace(serving_of(Path("m.tflite"), Path("d")), database_url=None)
     given = "--rounds 2 --clients 5 --min-clients 4 --deadline-sec 7 --local-epochs 1 --batch-size 8"
-    given += " --learning-rate 0.5 --learning-rate-decay 0.9 --holdout drawn --holdout-skip 3 --holdout-take 9 --data-seed 6"
+    given += " --learning-rate 0.5 --learning-rate-decay 0.9"
+    given += " --holdout drawn --holdout-skip 3 --holdout-take 9 --data-seed 6"
     given += " --holdout-usage test --over-selection 2 --selection-sec 5 --min-devices 6 --seed 9"
     settings = RunSettings(
         rounds=RoundSettings(5, 4, 7, 1, 8, 0.5, 0.9, over_selection=2.0, selection_sec=5.0, min_devices=6),

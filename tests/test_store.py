@@ -174,6 +174,29 @@ def test_rejections_are_kept_with_their_updates(tmp_path: Path) -> None:
     store.close()
 
 
+@pytest.mark.parametrize("rejected", [(), (1,), (2,), (1, 2)])
+def test_of_two_updates_of_a_device_in_a_buffer_the_last_one_counts(
+    tmp_path: Path, rejected: tuple[int, ...]
+) -> None:
+    """That of round 2 came before the late one of round 1."""
+    store, _ = with_round(tmp_path)
+    rounds = store.rounds("default")
+    settings = RoundSettings(2, mode="async")
+    rounds.finish(open_round(1, Base(BASE), settings, 100), Result("committed", NEXT, 110, NEXT), None, None)
+    round_ = open_round(2, Base(NEXT, 1), settings, 110)
+    rounds.begin_again(round_, None, round_)
+    for work_round in (2, 1):
+        update = Update("x", work_round, str(work_round) * 64, 7, 9, 1.5, 0.25)
+        after = replace(round_, updates={**round_.updates, update.key: update})
+        rounds.add_update(round_, update, after)
+        round_ = after
+    why = {("x", number): Rejection("norm_too_large", str(number)) for number in rejected}
+    rounds.finish(round_, Result("committed", THIRD, 120, THIRD, rejections=why), None, None)
+    expected = {"x": (2, Rejection("norm_too_large", "1"))} if 1 in rejected else {}
+    assert rounds.last_rejections(2) == expected
+    store.close()
+
+
 def test_refusals_of_a_kind_are_one_row(tmp_path: Path) -> None:
     store, _ = with_round(tmp_path)
     rounds = store.rounds("default")
