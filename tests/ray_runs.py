@@ -4,12 +4,14 @@ import os
 import signal
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from trainer_helpers import first_checkpoint, noise
 
+from fedfer.android_stub.simulation.dying import Killing
 from fedfer.android_stub.simulation.ray_pool import ENVIRONMENT, LOCAL_ENVIRONMENT, RayPool, connect
 from fedfer.android_stub.simulation.tasks import Bench, BenchSettings, Task, TaskResult, store_data
 from fedfer.android_stub.trainer import Seeds, TrainingPlan
@@ -124,6 +126,23 @@ def with_a_lost_machine(model: Path, directory: Path, local_epochs: int) -> tupl
         tickets[0].result()
         cluster.remove_node(other, allow_graceful=False)
         return pool.size, [ticket.result().sha256 for ticket in tickets]
+
+
+def with_killed_tasks(model: Path, directory: Path, local_epochs: int) -> tuple[list[int], list[str]]:
+    """How many actors each task took with it, and the updates' digests, when every other task is to be killed
+    on machines that share no directory with this one."""
+    wanted = tasks(model, directory, "killed", local_epochs)
+    killed = [
+        replace(task, killing=Killing(3, Path("/nowhere/progress"))) if number % 2 else task
+        for number, task in enumerate(wanted)
+    ]
+    with (
+        _two_machines() as (cluster, _),
+        closing(RayPool(settings(directory), cluster.address, None)) as pool,
+    ):
+        tickets: list[Any] = [pool.submit(task, 0.0) for task in killed]
+        digests = [ticket.result().sha256 for ticket in tickets]
+        return [ticket.deaths for ticket in tickets], digests
 
 
 @contextmanager

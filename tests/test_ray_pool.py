@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -21,9 +22,12 @@ from ray_runs import (
     with_a_death,
     with_a_lost_machine,
     with_bad_tasks,
+    with_killed_tasks,
 )
 from test_simulate import SCENARIO
 from waiting import PATIENCE_SEC, wait_for
+
+from fedfer.android_stub.simulation.ray_bench import PREFIX, drop_left_behind
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("ray") is None, reason="Ray is not installed (pip install 'fedfer[ray]')"
@@ -65,6 +69,25 @@ def test_a_machine_that_is_lost_costs_only_time(tiny_tflite: Path, place: Path, 
     num_actors, digests = call_isolated(with_a_lost_machine, tiny_tflite, place, LONG)
     assert num_actors == 2
     assert digests == expected
+
+
+def test_tasks_that_are_to_be_killed_are_killed_on_other_machines_too(
+    tiny_tflite: Path, place: Path, expected: list[str]
+) -> None:
+    deaths, digests = call_isolated(with_killed_tasks, tiny_tflite, place, LONG)
+    assert deaths == [0, 1] * (NUM_TASKS // 2)
+    assert digests == expected
+
+
+def test_what_actors_that_died_left_behind(tmp_path: Path) -> None:
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    names = {pid: f"{PREFIX}{pid}-0123456789abcdef" for pid in (ended.pid, os.getpid())}
+    for name in (*names.values(), "another"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "update").write_bytes(b"x")
+    drop_left_behind(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["another", names[os.getpid()]]
 
 
 def test_a_local_cluster_listens_for_its_own_machine_only() -> None:

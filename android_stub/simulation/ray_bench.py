@@ -1,5 +1,6 @@
 """What runs tasks on another machine: a bench to which files come as bytes, each version of them once."""
 
+import os
 import platform
 import secrets
 import shutil
@@ -18,6 +19,7 @@ from fedfer.model.data import LabelledImages
 from fedfer.model.errors import FedferError
 
 Fetch = Callable[[Any], bytes]  # the bytes behind a reference to an object of the cluster
+TEMPORARY, PREFIX = Path(tempfile.gettempdir()), "fedfer-ray-"  # then the process id
 
 
 def versions() -> dict[str, str]:
@@ -27,14 +29,15 @@ def versions() -> dict[str, str]:
 
 class RemoteBench:
     """An actor's body. Model, weights and update lie in files of a temporary directory while a task runs, no
-    longer; an actor that is killed in a task leaves that directory behind."""
+    longer; what an actor that was killed in a task left behind goes with the start of the next one."""
 
     def __init__(
         self, settings: BenchSettings, images: NDArray[np.uint8], labels: NDArray[np.uint8], fetch: Fetch
     ) -> None:
         self._fetch = fetch
         self._bench = Bench(settings, LabelledImages(images, labels))
-        self._directory = Path(tempfile.gettempdir()) / f"fedfer-ray-{secrets.token_hex(8)}"
+        drop_left_behind(TEMPORARY)
+        self._directory = TEMPORARY / f"{PREFIX}{os.getpid()}-{secrets.token_hex(8)}"
         self._read: set[Path] = set()  # what the bench has in memory
 
     def versions(self) -> dict[str, str]:
@@ -44,8 +47,12 @@ class RemoteBench:
     def run(self, task: Task, model: list[Any], weights: list[Any]) -> tuple[TaskResult, bytes] | FedferError:
         """The result and the update's bytes. `model` and `weights` hold one reference each: inside a list it
         stays one, and is fetched only when it is new."""
+        killing = task.killing
+        if killing is not None:  # a whole path is one of this machine, which it shares with whoever asks
+            killing = replace(killing, progress=self._directory / killing.progress)
         local = replace(
             task,
+            killing=killing,
             model=self._directory / "model" / task.model.name,
             weights=self._directory / "weights" / task.weights.name,
             output=self._directory / "update",
@@ -64,3 +71,11 @@ class RemoteBench:
             return error
         finally:
             shutil.rmtree(self._directory)
+
+
+def drop_left_behind(temporary: Path) -> None:
+    """Deletes directories of actors that are no more."""
+    for path in temporary.glob(f"{PREFIX}*"):
+        pid = path.name.removeprefix(PREFIX).split("-")[0]
+        if pid.isdigit() and not Path(f"/proc/{pid}").exists():
+            shutil.rmtree(path, ignore_errors=True)

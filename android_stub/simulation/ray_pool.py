@@ -74,8 +74,6 @@ class RayPool:
             )
 
     def submit(self, task: Task, urgency: float) -> Ticket:
-        """On other machines a task is not killed on purpose: what it left would lie on one of them."""
-        task = task if self._is_local else replace(task, killing=None)
         job = self._jobs.add(task, urgency)
         self._events.put(None)
         return job
@@ -115,7 +113,16 @@ class RayPool:
             if actor.is_ready and actor.job is None and (job := self._jobs.next()) is not None:
                 actor.job = job
                 files = [[self._file(job.task.model)], [self._file(job.task.weights)]]
-                self._expect(actor, actor.handle.run.remote(job.task, *files))
+                self._expect(actor, actor.handle.run.remote(self._as_sent(job), *files))
+
+    def _as_sent(self, job: Job) -> Task:
+        """A task that is killed on purpose is gone on with from its file if that is on this machine, on others
+        killed once and begun anew by whoever comes next."""
+        task = job.task
+        if self._is_local or task.killing is None:
+            return task
+        killing = None if job.deaths else replace(task.killing, progress=Path(task.killing.progress.name))
+        return replace(task, killing=killing)
 
     def _file(self, path: Path) -> Any:
         """A file's bytes as an object of the cluster. (Files are named by their content.)"""
