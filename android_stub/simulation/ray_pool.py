@@ -116,8 +116,8 @@ class RayPool:
                 self._expect(actor, actor.handle.run.remote(self._as_sent(job), *files))
 
     def _as_sent(self, job: Job) -> Task:
-        """A task that is killed on purpose is gone on with from its file if that is on this machine; elsewhere
-        it is killed once, and begun anew."""
+        """A task that is killed on purpose is gone on with from its file if that is on this machine; if
+        not, it is killed once and begun anew."""
         task = job.task
         if self._is_local or task.killing is None:
             return task
