@@ -30,11 +30,12 @@ from fedfer.android_stub.simulation.server_link import ServerLink, Standing
 from fedfer.android_stub.simulation.simulation import Fleet, Position, Simulation
 from fedfer.android_stub.simulation.tasks import BenchSettings, store_data
 from fedfer.cli.children import Children, wait_for_line
+from fedfer.cli.mean_version import last_committed, mean_of
 from fedfer.cli.progress import Progress, Seen, duration
 from fedfer.cli.simulated_server import RUN, SimulatedServer
 from fedfer.cli.simulation_means import Means
 from fedfer.cli.watch import Screen
-from fedfer.export.checkpoint import max_checkpoint_bytes
+from fedfer.export.checkpoint import checkpoint_bytes, digest_of, load_checkpoint, max_checkpoint_bytes
 from fedfer.export.contract import Contract, read_contract
 from fedfer.export.evaluation import evaluate_apart
 from fedfer.model.data import LabelledImages, check_fit
@@ -50,8 +51,8 @@ KEPT_VERSIONS = 5  # on disk, unless the scenario has a rule of its own
 class SimulatedRun:
     """One scenario in one output directory:
 
-    record.json, report.html, final.safetensors, model.tflite       results
-    work/                                              what the simulation needs to go on
+    record.json, report.html, model.tflite, final.safetensors, mean.safetensors   results
+    work/                                                       what the simulation needs to go on
     """
 
     def __init__(self, scenario: Scenario, output: Path, means: Means, command: str) -> None:
@@ -104,7 +105,9 @@ class SimulatedRun:
             with closing(link):
                 standing, wall_sec = self._simulate(link, fleet, recorder, journal, kept, breakage)
                 self._keep_final(link, contract, standing)
+                averaged = self._keep_mean(link, contract, recorder)
         record = self._record(contract, model, images.labels, fleet, recorder, standing, wall_sec)
+        record["mean"] = self._mean_record(model, averaged)
         (self._output / "record.json").write_text(json.dumps(record, indent=1, allow_nan=False) + "\n")
         self._report()
         self._say_end(record)
@@ -217,6 +220,26 @@ class SimulatedRun:
         path = link.client("result").fetch_weights(standing.weights, max_checkpoint_bytes(contract))
         shutil.copyfile(path, self._output / "final.safetensors")
 
+    def _keep_mean(self, link: ServerLink, contract: Contract, recorder: Recorder) -> list[int]:
+        """Writes the mean of the last versions that the server has, if there are two; of which rounds."""
+        kept = parse_settings(self._run_settings()).retention.keep_last
+        last = last_committed(recorder.rounds, min(kept or KEPT_VERSIONS, KEPT_VERSIONS))
+        output = self._output / "mean.safetensors"
+        if len(last) < 2:
+            output.unlink(missing_ok=True)
+            return []
+        client, most = link.client("result"), max_checkpoint_bytes(contract)
+        versions = (load_checkpoint(client.fetch_weights(done["weights"], most), contract) for done in last)
+        output.write_bytes(checkpoint_bytes(mean_of(versions), contract))
+        return [done["round"] for done in last]
+
+    def _mean_record(self, model: Path, rounds: list[int]) -> dict[str, Any] | None:
+        if not rounds:
+            return None
+        path = self._output / "mean.safetensors"
+        measures = self._measures(model, path)
+        return {"weights": digest_of(path.read_bytes()), "rounds": rounds, "measures": measures}
+
     def _record(
         self,
         contract: Contract,
@@ -263,7 +286,7 @@ class SimulatedRun:
             "final": {
                 "weights": standing.weights,
                 "round": recorder.next_round - 1,
-                "measures": self._final_measures(model, final),
+                "measures": self._measures(model, final),
             },
             "devices": [
                 device_record(phone, counts[phone.index], attack if phone.index in fleet.attackers else None)
@@ -274,7 +297,7 @@ class SimulatedRun:
             "faults": recorder.faults,
         }
 
-    def _final_measures(self, model: Path, weights: Path) -> dict[str, Any] | None:
+    def _measures(self, model: Path, weights: Path) -> dict[str, Any] | None:
         if self._scenario.holdout is None:
             return None
         images = load_images(**self._run_settings()["holdout"])

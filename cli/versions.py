@@ -1,4 +1,4 @@
-"""Show the versions of a run; compare, tag, export them, or roll the run back to one.
+"""Show the versions of a run; compare, tag, export, average them, or roll the run back to one.
 
 A version is named by a tag, its sha256, or the number of the round that it came of.
 Example: fedfer versions export default best --output best.safetensors
@@ -6,15 +6,21 @@ Example: fedfer versions export default best --output best.safetensors
 
 import argparse
 import json
+import tempfile
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fedfer.cli import operator_api
 from fedfer.cli.operator_api import Api, measure, objects, printable, quoted, short
 from fedfer.cli.table import format_table
 from fedfer.model.errors import UsageError
 
-HELP = "show, compare, tag, export the versions of a run; roll back to one"
+if TYPE_CHECKING:
+    from fedfer.export.checkpoint import Weights
+    from fedfer.export.contract import Contract
+
+HELP = "show, compare, tag, export, average the versions of a run; roll back to one"
 # What follows the run, by action.
 ARGUMENTS = {
     "list": (),
@@ -23,7 +29,10 @@ ARGUMENTS = {
     "untag": ("TAG",),
     "rollback": ("VERSION",),
     "export": ("VERSION",),
+    "average": ("COUNT",),
 }
+WRITING = ("export", "average")
+MAX_AVERAGED = 1000
 HEADER = ("round", "weights", "parent", "updates", "held out: loss", "accuracy", "committed at", "tags")
 
 
@@ -32,8 +41,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("action", choices=ARGUMENTS, help="what to do; rollback makes the next round start from a version")
     add("run_name", metavar="RUN", help="name of the run")
     add("names", nargs="*", metavar="NAME", help="versions and tags: " + _usage())
-    add("--output", type=Path, metavar="FILE", help="where export writes the weights (.safetensors)")
-    add("--model-output", type=Path, metavar="FILE", help="where export writes the run's .tflite, if given")
+    add("--output", type=Path, metavar="FILE", help="where export and average write weights (.safetensors)")
+    add("--model-output", type=Path, metavar="FILE", help="where they write the run's .tflite, if given")
     operator_api.add_arguments(parser)
 
 
@@ -42,8 +51,8 @@ def run(args: argparse.Namespace) -> int:
     expected = ARGUMENTS[args.action]
     if len(args.names) != len(expected):
         raise UsageError(f"expected `fedfer versions {' '.join((args.action, 'RUN', *expected))}`")
-    if (args.action == "export") != (args.output is not None):
-        raise UsageError("--output FILE goes with export, and export needs it")
+    if (args.action in WRITING) != (args.output is not None):
+        raise UsageError(f"--output FILE goes with {' and '.join(WRITING)}, which need it")
     with operator_api.connected(args) as api:
         path = f"/v1/runs/{quoted(args.run_name)}"
         body, text = _act(api, path, args)
@@ -70,6 +79,8 @@ def _act(api: Api, path: str, args: argparse.Namespace) -> tuple[dict[str, Any],
         case "rollback":
             body = api.post(f"{path}/rollback", {"to": names[0]})
             return body, f"round {printable(body.get('round'))} starts from {names[0]}"
+        case "average":
+            return _average(api, path, names[0], args)
     return _export(api, path, names[0], args)
 
 
@@ -80,10 +91,56 @@ def _export(api: Api, path: str, name: str, args: argparse.Namespace) -> tuple[d
     size = api.download(f"/v1/weights/{weights}", args.output, weights)
     lines = [f"wrote {args.output}: {size} bytes, sha256 {weights}"]
     if args.model_output is not None:
-        model = quoted(str(api.get(path).get("model")))
-        size = api.download(f"/v1/models/{model}", args.model_output, model)
-        lines.append(f"wrote {args.model_output}: {size} bytes, sha256 {model}")
+        lines.append(_download_model(api, api.get(path), args.model_output))
     return version, "\n".join(lines)
+
+
+def _download_model(api: Api, run: dict[str, Any], place: Path) -> str:
+    """What is said of it."""
+    model = quoted(str(run.get("model")))
+    size = api.download(f"/v1/models/{model}", place, model)
+    return f"wrote {place}: {size} bytes, sha256 {model}"
+
+
+def _average(api: Api, path: str, count: str, args: argparse.Namespace) -> tuple[dict[str, Any], str]:
+    """Writes the mean of the last so many versions of the line that training goes on from."""
+    from fedfer.cli.export import write_whole
+    from fedfer.cli.mean_version import line_of, mean_of
+    from fedfer.export.checkpoint import checkpoint_bytes, digest_of
+    from fedfer.export.contract import read_contract
+
+    if not (count.isdigit() and 2 <= int(count) <= MAX_AVERAGED):
+        raise UsageError(f"COUNT is {count}; expected how many versions to average, 2 to {MAX_AVERAGED}")
+    run = api.get(path)
+    line = line_of(objects(api.get(f"{path}/versions"), "versions"), run.get("weights"))
+    last = [version for version in line[-int(count) :] if version.get("is_kept") is not False]
+    if len(last) < int(count):
+        raise UsageError(f"the server has {len(last)} of the last {count} versions; expected a smaller COUNT")
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder) / "model.tflite"
+        said = _download_model(api, run, args.model_output or place)
+        contract = read_contract(args.model_output or place)
+        content = checkpoint_bytes(
+            mean_of(_downloaded(api, last, place.with_name("version"), contract)), contract
+        )
+    write_whole(args.output, content)
+    numbers = [version.get("round") for version in last]
+    body = {"rounds": numbers, "weights": digest_of(content)}
+    shown = ", ".join(map(printable, numbers))
+    lines = [f"wrote {args.output}: the mean of the versions of rounds {shown}, sha256 {digest_of(content)}"]
+    return body, "\n".join([*lines, *([said] if args.model_output else [])])
+
+
+def _downloaded(
+    api: Api, versions: list[Mapping[str, Any]], place: Path, contract: "Contract"
+) -> "Iterator[Weights]":
+    """One after the other, each in the same file."""
+    from fedfer.export.checkpoint import load_checkpoint
+
+    for version in versions:
+        weights = quoted(str(version.get("weights")))
+        api.download(f"/v1/weights/{weights}", place, weights)
+        yield load_checkpoint(place, contract)
 
 
 def find(versions: list[dict[str, Any]], name: str) -> dict[str, Any]:

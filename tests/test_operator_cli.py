@@ -22,7 +22,7 @@ from server_helpers import (
 )
 
 from fedfer.cli.rounds import one_round
-from fedfer.export.checkpoint import checkpoint_bytes, digest_of
+from fedfer.export.checkpoint import checkpoint_bytes, digest_of, load_checkpoint
 from fedfer.export.contract import read_contract
 
 KEY = "an-admin-key-for-tests-0123456789"
@@ -204,8 +204,43 @@ def test_a_version_and_its_model_are_exported_whole(
     unwritable = ["versions", "export", "default", "1", "--output", str(tmp_path / "none" / "x")]
     assert "cannot write" in refused(server, *unwritable)
     assert "no version 77" in refused(server, "versions", "export", "default", "77", "--output", str(place))
-    assert "export needs it" in refused(server, "versions", "export", "default", "1")
+    assert "export and average, which need it" in refused(server, "versions", "export", "default", "1")
     assert "expected `fedfer versions tag RUN VERSION TAG`" in refused(server, "versions", "tag", "default")
+
+
+def test_the_mean_of_the_last_versions(server: Server, tiny_tflite: Path, tmp_path: Path) -> None:
+    contract, place, model = read_contract(tiny_tflite), tmp_path / "mean.safetensors", tmp_path / "m.tflite"
+    done = fedfer(
+        server, "versions", "average", "default", "2", "--output", str(place), "--model-output", str(model)
+    )
+    first, second = done.stdout.splitlines()
+    sha256 = digest_of(place.read_bytes())
+    assert first == f"wrote {place}: the mean of the versions of rounds 0, 1, sha256 {sha256}"
+    assert second.startswith(f"wrote {model}: ")
+    with server.client() as client:
+        names = [version["weights"] for version in client.get("/v1/runs/default/versions").json()["versions"]]
+        contents = [client.get(f"/v1/weights/{name}").content for name in names]
+    for number, content in enumerate(contents):
+        (tmp_path / f"{number}").write_bytes(content)
+    one, two = (load_checkpoint(tmp_path / f"{number}", contract) for number in range(2))
+    mean = load_checkpoint(place, contract)
+    for name, tensor in mean.items():
+        assert np.array_equal(tensor, ((one[name].astype(float) + two[name]) / 2).astype(np.float32)), name
+    body = json.loads(
+        fedfer(server, "versions", "average", "default", "2", "--output", str(place), "--json").stdout
+    )
+    assert body == {"rounds": [0, 1], "weights": sha256}
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["0", "1", "m.tflite", "mean.safetensors"]
+
+
+@pytest.mark.parametrize(
+    ("count", "message"),
+    [("3", "has 2 of the last 3 versions"), ("1", "COUNT is 1; expected"), ("all", "COUNT is all")],
+)
+def test_a_mean_that_cannot_be(server: Server, tmp_path: Path, count: str, message: str) -> None:
+    place = tmp_path / "mean.safetensors"
+    assert message in refused(server, "versions", "average", "default", count, "--output", str(place))
+    assert not place.exists()
 
 
 def test_rolling_back(server: Server) -> None:

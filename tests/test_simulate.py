@@ -13,6 +13,9 @@ import pytest
 from broken_off import simulate_until_kept
 from prepared import call_isolated
 
+from fedfer.cli.mean_version import mean_of
+from fedfer.export.checkpoint import checkpoint_bytes, digest_of, load_checkpoint
+from fedfer.export.contract import read_contract
 from fedfer.model.errors import InterpreterError
 from fedfer.model.sources import load_images
 
@@ -76,7 +79,17 @@ def test_the_number_of_processes_changes_nothing(scenario: Path) -> None:
     assert [len(done["updates"]) for done in one["rounds"]] == [0, 3, 3, 3]
     assert one["final"]["measures"]["num_examples"] == 20
     assert (scenario.parent / "one" / "final.safetensors").stat().st_size == one["model"]["checkpoint_bytes"]
-    other = simulate(scenario, "other", "--seed=1")
+    assert (one["mean"]["rounds"], one["mean"]["measures"]["num_examples"]) == ([1, 2, 3], 20)
+    versions = [
+        scenario.parent / "one" / "work" / "server" / "versions" / f"{done['weights']}.safetensors"
+        for done in one["rounds"][1:]
+    ]
+    contract = read_contract(scenario.parent / "model.tflite")
+    mean = checkpoint_bytes(mean_of(load_checkpoint(path, contract) for path in versions), contract)
+    assert (scenario.parent / "one" / "mean.safetensors").read_bytes() == mean
+    assert one["mean"]["weights"] == digest_of(mean)
+    other = simulate(scenario, "other", "--seed=1", "--rounds=1")
+    assert other["mean"] is None
     assert other["final"]["weights"] != one["final"]["weights"]
 
 

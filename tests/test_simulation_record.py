@@ -14,6 +14,8 @@ from fedfer.cli.simulation_report import record as records
 from fedfer.cli.simulation_report.record import parse_record, read_record
 from fedfer.model.errors import DataError
 
+MEASURES = make_record()["final"]["measures"]
+
 
 def parse(body: object) -> records.Record:
     return parse_record(json.dumps(body).encode(), "record.json")
@@ -90,6 +92,12 @@ def test_what_is_no_record(data: bytes, came: str) -> None:
             "final.measures: expected recall and confusion of 7 labels",
         ),
         (("final", "measures", "per_class_recall"), [0.5], "final.measures: expected recall and confusion"),
+        (
+            ("mean",),
+            {"weights": "d", "rounds": [1], "measures": {**MEASURES, "confusion": [[1]]}},
+            "mean.measures: expected recall and confusion of 7 labels",
+        ),
+        (("mean",), {"weights": "d", "rounds": [-1]}, "mean.rounds.0: Input should be greater than"),
         (("refusals", "round_over"), 0.5, "refusals.round_over: Input should be a valid integer"),
         (("toml",), None, "toml: Input should be a valid string"),
         (("scenario",), [], "scenario: Input should be"),

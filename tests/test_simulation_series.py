@@ -184,6 +184,16 @@ def test_key_figures() -> None:
     assert cards["updates averaged"].note == "43 turned away, 5 tasks not finished"
 
 
+def test_the_mean_of_the_last_versions_is_a_key_figure() -> None:
+    measures = {**make_record()["final"]["measures"], "accuracy": 0.5, "loss": 1.25}
+    mean = {"weights": "d" * 64, "rounds": [3, 4, 6], "measures": measures}
+    cards = {card.name: card for card in views.cards(record_of(num_rounds=6, mean=mean))}
+    assert cards["accuracy of the mean"].figure == "50.0%"
+    assert cards["accuracy of the mean"].note == "of the last 3 versions; loss 1.2500"
+    without = views.cards(record_of(mean={**mean, "measures": None}))
+    assert "accuracy of the mean" not in {card.name for card in without}
+
+
 def test_a_target_that_was_missed() -> None:
     record = record_of(num_rounds=2, target=None, scenario={"target_accuracy": 0.95})
     (card,) = (card for card in views.cards(record) if card.name == "95% reached")

@@ -71,6 +71,15 @@ class FinalMeasures:
 
 
 @dataclass(config=STRICT)
+class Mean:
+    """The mean of the last versions: its sha256, the rounds that they are of."""
+
+    weights: Text
+    rounds: tuple[Count, ...]
+    measures: FinalMeasures | None = None
+
+
+@dataclass(config=STRICT)
 class Final:
     """What came of it: the global weights' sha256, the round they are from."""
 
@@ -166,6 +175,7 @@ class Record:
     devices: tuple[Device, ...]
     rounds: tuple[Round, ...]
     target: Target | None = None
+    mean: Mean | None = None
     refusals: dict[Text, Count] = Field(default_factory=dict)
     faults: tuple[Fault, ...] = ()
 
@@ -234,11 +244,13 @@ def _problems(record: Record) -> list[str]:
     for device in record.devices:
         if len(device.label_counts) not in (0, num_labels):
             found.append(f"label_counts of {device.name}: expected {num_labels}, one for each label")
-    measures = record.final.measures
-    if measures is not None:
+    of_mean = None if record.mean is None else record.mean.measures
+    for name, measures in (("final", record.final.measures), ("mean", of_mean)):
+        if measures is None:
+            continue
         sizes = {len(measures.confusion), len(measures.per_class_recall), *map(len, measures.confusion)}
         if sizes - {0, num_labels}:
-            found.append(f"final.measures: expected recall and confusion of {num_labels} labels")
+            found.append(f"{name}.measures: expected recall and confusion of {num_labels} labels")
     return found
 
 

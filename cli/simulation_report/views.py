@@ -71,6 +71,11 @@ def _accuracy_cards(record: Record, found: Sequence[Point]) -> list[Card]:
     if measures:
         note = f"loss {words.measure(measures.loss)}, on {plural(num, 'image')} that no device holds"
         made.append(Card("final accuracy", percent(measures.accuracy, num), note))
+    if record.mean and record.mean.measures:
+        note = (
+            f"of the last {len(record.mean.rounds)} versions; loss {words.measure(record.mean.measures.loss)}"
+        )
+        made.append(Card("accuracy of the mean", percent(record.mean.measures.accuracy, num), note))
     if best:
         made.append(Card("best accuracy", percent(best.accuracy, num), f"after round {best.round}"))
     if record.target:
