@@ -61,6 +61,8 @@ class SimulatedRun:
         self._work = output / "work"
         self._keras_model = self._work / "model.keras"  # of the engine keras, if it is exported here
         self._screen = Screen()
+        self._draws_report = importlib.util.find_spec("matplotlib") is not None
+        self._holdout: LabelledImages | None = None
         self._started_at = datetime.now(UTC)
         self._started = time.monotonic()
 
@@ -70,6 +72,10 @@ class SimulatedRun:
         settings = parse_settings(self._run_settings())  # refused here rather than in minutes
         from_mapping(Pace, scenario.server.pace, "server.pace")
         faults = fault_settings(scenario.faults)
+        if scenario.holdout is not None:
+            self._holdout = load_images(**self._run_settings()["holdout"])
+        if not self._draws_report:
+            self._screen.line("there will be no report.html without matplotlib: pip install 'fedfer[plot]'")
         if fresh:
             shutil.rmtree(self._work, ignore_errors=True)
         self._make_directories()
@@ -115,8 +121,7 @@ class SimulatedRun:
 
     def _report(self) -> None:
         """The page beside the record, where there is matplotlib to draw it with."""
-        if importlib.util.find_spec("matplotlib") is None:
-            self._screen.line("no report.html without matplotlib: pip install 'fedfer[plot]'")
+        if not self._draws_report:
             return
         from fedfer.cli.simulation_report.page import write_report
         from fedfer.cli.simulation_report.record import read_record
@@ -298,11 +303,9 @@ class SimulatedRun:
         }
 
     def _measures(self, model: Path, weights: Path) -> dict[str, Any] | None:
-        if self._scenario.holdout is None:
+        if self._holdout is None:
             return None
-        images = load_images(**self._run_settings()["holdout"])
-        measures = evaluate_apart(model, weights, images, runtime=self._means.runtime)
-        return asdict(measures)
+        return asdict(evaluate_apart(model, weights, self._holdout, runtime=self._means.runtime))
 
     def _make_directories(self) -> None:
         try:

@@ -143,6 +143,7 @@ def test_who_goes_on_from_a_snapshot_goes_on_with_every_device(scenario: Path) -
         ("[run]", "[jog]", "a scenario has no 'jog'"),
         ('[data]\ntake = 48\nsource = "drawn"', "[data]\ntake = 48", "give --data SOURCE"),
         ("[run]\n", "[server]\npace = {foo = 1}\n[run]\n", "server.pace has no setting 'foo'"),
+        ("skip = 48", 'skip = 48\nusage = "Test"', "drawn faces have no Usage"),
         ('"model.tflite"', '"none.tflite"', "cannot read model none.tflite: No such file"),
         ('"model.tflite"', '"model.tflite"\noptions = {dropout = 0.1}', "options are of an export"),
         ('"model.tflite"', '"model.tflite"\nmemory_mb = 2000', "no device has more than 1000: none could"),
@@ -155,6 +156,7 @@ def test_bad_scenarios_are_refused(scenario: Path, old: str, new: str, words: st
     assert done.stderr.startswith("fedfer simulate: ")
     assert words in done.stderr
     assert done.stderr.count("\n") == 1
+    assert not (scenario.parent / "out" / "work" / "server").exists()  # nothing was begun
 
 
 def test_a_column_makes_as_many_devices_as_it_has_users(scenario: Path) -> None:
