@@ -8,16 +8,19 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 INSTRUCTION_SETS = ("avx2", "fma", "avx512f", "avx512_vnni", "amx_tile", "asimd")
-PACKAGES = ("tensorflow", "tensorflow-cpu", "keras", "tflite-runtime", "ai-edge-litert", "torch", "numpy")
+PACKAGES = ("tensorflow", "tensorflow-cpu", "keras", "tflite-runtime", "ai-edge-litert", "numpy")
 
 
 def describe(pythons: dict[str, Path]) -> dict[str, str]:
-    """For people, and for the JSON. `pythons`: of each engine; `flex` has a TensorFlow of its own."""
+    """For people, and for the JSON. `pythons`: of each engine; some have packages of their own."""
     versions = {name: found for name in PACKAGES if (found := _installed(name))}
-    if "flex" in pythons:
-        versions["tensorflow of flex"] = _said(
-            pythons["flex"], "-c", "from importlib.metadata import version; print(version('tensorflow-cpu'))"
-        )
+    for name, package, shown in (
+        ("flex", "tensorflow-cpu", "tensorflow of flex"),
+        ("pytorch", "torch", "torch"),
+    ):
+        if name in pythons:
+            code = f"from importlib.metadata import version; print(version({package!r}))"
+            versions[shown] = _said(pythons[name], "-c", code)
     return {
         **processor(Path("/proc/cpuinfo").read_text()),
         "cores": str(os.cpu_count()),

@@ -1,5 +1,6 @@
 """A training step of the whole VGG: the exported file in each runtime beside Keras, PyTorch where it is
-installed, and the usual Flex recipe under TensorFlow 2.17 (in an environment of its own, with --flex).
+installed (or in an environment of its own, with --pytorch), and the usual Flex recipe under TensorFlow 2.17
+(the same, with --flex).
 
 Each engine runs in a process of its own that stays; steps are taken in turns, so that other work on the
 machine meets all alike. Keras runs four times, with and without XLA, with and without oneDNN (TensorFlow
@@ -33,6 +34,7 @@ from fedfer.export.runtime import available_runtimes
 
 ENGINES = Path(__file__).parent / "step_engines.py"
 FLEX_PACKAGES = ("tensorflow-cpu==2.17.*", "numpy<2")
+PYTORCH_PACKAGES = ("torch", "numpy")
 # By name what TensorFlow is told of oneDNN. By itself Keras uses XLA on GPUs only.
 KERAS = {
     "keras, oneDNN": "1",
@@ -40,7 +42,7 @@ KERAS = {
     "keras-xla, oneDNN": "1",
     "keras-xla, no oneDNN": "0",
 }
-FLEX = "flex"
+FLEX, PYTORCH = "flex", "pytorch"
 ONEDNN = "TF_ENABLE_ONEDNN_OPTS"
 
 
@@ -144,12 +146,12 @@ def measure(names: dict[str, Path], model: Path, setting: Setting, repeats: int)
         ]
 
 
-def flex_environment(directory: Path) -> Path:
-    """A Python with TensorFlow 2.17, installed the first time."""
+def environment(directory: Path, packages: Sequence[str]) -> Path:
+    """A Python with these packages, installed the first time."""
     python = directory / "bin" / "python"
     if not (directory / "ready").exists():
         subprocess.run([sys.executable, "-m", "venv", directory], check=True)
-        subprocess.run([python, "-m", "pip", "install", "--quiet", *FLEX_PACKAGES], check=True)
+        subprocess.run([python, "-m", "pip", "install", "--quiet", *packages], check=True)
         (directory / "ready").touch()
     return python
 
@@ -206,6 +208,9 @@ def main() -> None:
         "--flex", type=Path, metavar="DIR", help="environment of the Flex recipe; made if missing"
     )
     parser.add_argument(
+        "--pytorch", type=Path, metavar="DIR", help="environment of PyTorch; made if missing (5 GB)"
+    )
+    parser.add_argument(
         "--keras", nargs="+", choices=KERAS, default=[*KERAS], metavar="FORM", help="forms of Keras to run"
     )
     parser.add_argument("--model", type=Path, help="an exported VGG; made if not given")
@@ -213,10 +218,12 @@ def main() -> None:
     args = parser.parse_args()
     args.output.mkdir(parents=True, exist_ok=True)
     names = dict.fromkeys([*args.keras, *available_runtimes()], Path(sys.executable))
-    if importlib.util.find_spec("torch") is not None:
-        names["pytorch"] = Path(sys.executable)
+    if args.pytorch is not None:
+        names[PYTORCH] = environment(args.pytorch, PYTORCH_PACKAGES)
+    elif importlib.util.find_spec("torch") is not None:
+        names[PYTORCH] = Path(sys.executable)
     if args.flex is not None:
-        names[FLEX] = flex_environment(args.flex)
+        names[FLEX] = environment(args.flex, FLEX_PACKAGES)
     rows: list[Row] = []
     machine = describe(names)
     print("\n".join(f"{key}: {value}" for key, value in machine.items()), flush=True)
