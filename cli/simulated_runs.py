@@ -45,7 +45,7 @@ from fedfer.model.sources import load_images
 from fedfer.model.strict_settings import from_mapping
 
 READY_SEC = 600.0
-KEPT_VERSIONS = 5  # on disk, unless the scenario has a rule of its own
+KEPT_VERSIONS = 10  # on disk, unless the scenario has a rule of its own
 
 
 class SimulatedRun:
