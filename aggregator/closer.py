@@ -64,6 +64,10 @@ class Closer:
         """Waits a moment for what is being committed; an evaluation that runs is left and repeated later."""
         self.ask_to_stop()
         self._thread.join(STOP_PATIENCE_SEC)
+        try:
+            self._run.refusals.write()
+        except StoreError as error:
+            logger.error("run %s: %s", self._run.name, error, extra=about(run=self._run.name))
 
     def _close_rounds(self) -> None:
         pause_sec = FIRST_PAUSE_SEC
@@ -103,6 +107,7 @@ class Closer:
             left_sec = round_.deadline_at - run.clock() if ticking else MAX_WAIT_SEC
             if not self._stopping.is_set():
                 run.changed.wait(min(max(left_sec, 0.0), MAX_WAIT_SEC))
+        run.refusals.write_if_due()
         return None
 
     def _close(self, round_: Round) -> Result | None:

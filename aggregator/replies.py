@@ -137,13 +137,17 @@ class RoundReply(BaseModel):
     closed_at: str | None
     duration_sec: float | None
     updates: list[UpdateReply]
-    refusals: list[RefusedUploadReply] = Field(description="Uploads refused while it was the newest round.")
+    num_refusals: int = Field(description="Uploads refused when they came, while it was the newest round.")
     bytes_up: int
     bytes_down: int
     train_loss: float | None
     train_accuracy: float | None
     holdout_loss: float | None
     holdout_accuracy: float | None
+
+
+class OneRoundReply(RoundReply):
+    refusals: list[RefusedUploadReply]
 
 
 class RoundsReply(BaseModel):
@@ -329,7 +333,18 @@ def comparison_reply(
     )
 
 
-def round_reply(row: dict[str, Any]) -> RoundReply:
+def one_round_reply(row: dict[str, Any], refused: Sequence[dict[str, Any]]) -> OneRoundReply:
+    """A round from what `RoundStore.rows` and `RefusalStore.rows` give."""
+    names = ("device_id", "device_name", "code", "reason", "times")
+    refusals = [
+        RefusedUploadReply(**{name: each[name] for name in names}, last_at=iso(each["last_at"]))
+        for each in refused
+    ]
+    num_refusals = sum(each.times for each in refusals)
+    return OneRoundReply(**vars(round_reply(row, num_refusals)), refusals=refusals)
+
+
+def round_reply(row: dict[str, Any], num_refusals: int) -> RoundReply:
     """A round from the columns that `RoundStore.rows` gives."""
     updates = [
         UpdateReply(update=sent["sha256"], **{k: v for k, v in sent.items() if k in UpdateReply.model_fields})
@@ -346,13 +361,7 @@ def round_reply(row: dict[str, Any]) -> RoundReply:
         closed_at=None if closed_at is None else iso(closed_at),
         duration_sec=None if closed_at is None else round(closed_at - row["opened_at"], 3),
         updates=updates,
-        refusals=[
-            RefusedUploadReply(
-                **{name: refused[name] for name in ("device_id", "device_name", "code", "reason", "times")},
-                last_at=iso(refused["last_at"]),
-            )
-            for refused in row["refusals"]
-        ],
+        num_refusals=num_refusals,
         bytes_up=sum(sent.received_bytes for sent in updates),
         train_loss=_weighted([(sent.loss, sent.num_examples) for sent in updates]),
         train_accuracy=_weighted([(sent.accuracy, sent.num_examples) for sent in updates]),

@@ -1,4 +1,4 @@
-"""The rounds of one run in the database, with their places, updates, rejections and refusals."""
+"""The rounds of one run in the database, with their places, updates and rejections."""
 
 import json
 from collections.abc import Iterable, Sequence
@@ -6,7 +6,7 @@ from dataclasses import asdict
 from functools import cache
 from typing import Any, cast
 
-from sqlalchemy import Connection, Insert, Row, Table, func, insert, select, update
+from sqlalchemy import Connection, Insert, Row, func, insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from fedfer.aggregator import tables
@@ -108,13 +108,6 @@ class RoundStore:
             if after.phase != before.phase:  # devices that ask for work wait meanwhile
                 self._set(connection, after.number, phase=after.phase)
 
-    def note_refusal(self, number: int, device_id: str, why: Rejection, now: float) -> None:
-        """That an upload of a device was refused while this round was the newest. Many for one reason are one
-        row, so that no device can fill the disk."""
-        row = {"run": self._run, "round": number, "device_id": device_id, "last_at": now, **asdict(why)}
-        with self._database.write("note a refusal") as connection:
-            connection.execute(_insert_or_count_refusal(connection.dialect.name), {**row, "times": 1})
-
     def pass_deadline(self, after: Round) -> None:
         """What the deadline made of the round: its phase, its next deadline, places freed."""
         table = tables.places
@@ -211,9 +204,11 @@ class RoundStore:
     def last_rejections(self, number: int) -> dict[str, tuple[int, Rejection]]:
         """Devices whose last update up to this round was turned away when its round closed: which round, and
         why."""
-        why, sent = tables.rejections, tables.updates
+        why, sent, of = tables.rejections, tables.updates, tables.rounds
+        was_closed = (of.c.run == sent.c.run) & (of.c.number == sent.c.round) & (of.c.outcome != "abandoned")
         newest = (
             select(sent.c.device_id, func.max(sent.c.round).label("round"))
+            .join(of, was_closed)
             .where(sent.c.run == self._run, sent.c.round <= number)
             .group_by(sent.c.device_id)
             .subquery()
@@ -247,23 +242,19 @@ class RoundStore:
         return count
 
     def rows(self, number: int | None = None) -> list[dict[str, Any]]:
-        """All rounds, or one, oldest first: the columns of `rounds` (`settings` as read from JSON), a list
-        `updates` of its updates' columns with `device_name`, `code` and `reason` (None if it counted), and a
-        list `refusals` of those columns with `device_name`, the last one last."""
+        """All rounds, or one, oldest first: the columns of `rounds` (`settings` as read from JSON) and a list
+        `updates` of its updates' columns with `device_name`, `code` and `reason` (None if it counted)."""
         table = tables.rounds
         wanted = select(table).where(table.c.run == self._run).order_by(table.c.number)
         sent = _updates_with_names().where(tables.updates.c.run == self._run)
-        refused = _refusals_with_names().where(tables.refusals.c.run == self._run)
         if number is not None:
             wanted = wanted.where(table.c.number == number)
             sent = sent.where(tables.updates.c.round == number)
-            refused = refused.where(tables.refusals.c.round == number)
         with self._database.read("read rounds") as connection:
             rows = {row.number: _to_dict(row) for row in connection.execute(wanted)}
-            for kind, query in (("updates", sent), ("refusals", refused)):
-                for row in connection.execute(query):
-                    if row.round in rows:
-                        rows[row.round][kind].append(dict(row._mapping))
+            for row in connection.execute(sent):
+                if row.round in rows:
+                    rows[row.round]["updates"].append(dict(row._mapping))
         return list(rows.values())
 
     def _in(self, table: Any, number: int) -> Any:
@@ -317,21 +308,10 @@ class RoundStore:
 
 @cache  # building it takes longer than executing it, and devices wait
 def _insert_or_set_place(dialect: str) -> Insert:
-    added = _insert_or(dialect, tables.places)
+    insert_or = postgresql.insert if dialect == "postgresql" else sqlite.insert
+    added = insert_or(tables.places)
     keys = tables.places.primary_key.columns.keys()
     return added.on_conflict_do_update(index_elements=keys, set_={"state": added.excluded.state})
-
-
-@cache
-def _insert_or_count_refusal(dialect: str) -> Insert:
-    table, added = tables.refusals, _insert_or(dialect, tables.refusals)
-    newest = {name: added.excluded[name] for name in ("reason", "last_at")}
-    keys = table.primary_key.columns.keys()
-    return added.on_conflict_do_update(index_elements=keys, set_={**newest, "times": table.c.times + 1})
-
-
-def _insert_or(dialect: str, table: Table) -> postgresql.Insert | sqlite.Insert:
-    return postgresql.insert(table) if dialect == "postgresql" else sqlite.insert(table)
 
 
 def _ids(places: Iterable[Row[Any]], state: str) -> set[str]:
@@ -349,14 +329,8 @@ def _updates_with_names() -> Any:
     )
 
 
-def _refusals_with_names() -> Any:
-    table, devices = tables.refusals, tables.devices
-    query = select(table, devices.c.name.label("device_name")).join(devices)
-    return query.order_by(table.c.round, table.c.last_at)
-
-
 def _to_dict(row: Row[Any]) -> dict[str, Any]:
-    return {**row._mapping, "settings": json.loads(row.settings), "updates": [], "refusals": []}
+    return {**row._mapping, "settings": json.loads(row.settings), "updates": []}
 
 
 def _result_columns(result: Result) -> dict[str, object]:

@@ -48,7 +48,7 @@ class RunCore:
         self.settings: RunSettings = parse_settings(row.settings)
         self.strategy = make_strategy(self.settings.strategy)
         self.store, self.rounds, self.blobs = store, store.rounds(row.name), store.blobs
-        self.versions = Versions(row.name, store, clock)
+        self.versions, self.refusals = Versions(row.name, store, clock), store.refusals(row.name)
         self.holdout_examples = holdout_examples
         self.changed, self._is_doubtful = threading.Condition(), False
         self._asks = list[Ask]()  # of devices that wait for `changed`

@@ -153,7 +153,7 @@ class Run(RunCore):
     def note_refusal(self, device: Device, why: Rejection) -> None:
         """Keeps that an upload was refused, for the operator; the device hears of it in any case."""
         try:
-            self.rounds.note_refusal(self._round.number, device.id, why, self.clock())
+            self.refusals.note(self._round.number, device.id, why, self.clock())
         except StoreError as error:
             logger.error("run %s: %s", self.name, error, extra=about(run=self.name, device=device.id))
 

@@ -12,6 +12,7 @@ from fedfer.aggregator.blobs import Blobs
 from fedfer.aggregator.claims import Claims
 from fedfer.aggregator.database import Database
 from fedfer.aggregator.device_store import DeviceStore
+from fedfer.aggregator.refusal_store import RefusalStore
 from fedfer.aggregator.round_store import RoundStore
 from fedfer.aggregator.run_store import RunStore
 from fedfer.aggregator.version_store import VersionStore
@@ -48,6 +49,10 @@ class Store:
     def rounds(self, run: str) -> RoundStore:
         """The rounds of one run."""
         return RoundStore(self.database, run)
+
+    def refusals(self, run: str) -> RefusalStore:
+        """Uploads of one run that were refused."""
+        return RefusalStore(self.database, run)
 
     def versions(self, run: str) -> VersionStore:
         """The versions of one run."""

@@ -7,7 +7,7 @@ rounds    one row a round of a run, number 0 the initial checkpoint; times in se
 places    who may take, holds, or held, a place in a round
 updates   accepted updates in the order of their arrival; the checkpoints are files
 rejections updates that a gate turned away, with the reason
-refusals  uploads that were refused when they came, by the round that was open then, with the last reason
+refusals  uploads that were refused when they came, by the newest round then, with the last reason
 versions  committed models with what they came of, by the round that they came of; the checkpoints are files
 tags      names that operators gave to versions
 """

@@ -106,7 +106,7 @@ def test_work_and_repeats(server: Server, contract: Contract) -> None:
         late = three.upload(work, body)
         assert (late.status_code, late.json()["error"]["code"]) == (409, "round_over")
         assert three.work()["round"] == 2
-        first, second = client.get("/v1/runs/default/rounds").json()["rounds"][1:]
+        first, second = (client.get(f"/v1/runs/default/rounds/{number}").json() for number in (1, 2))
         told = [(sent["device_name"], sent["code"], sent["times"]) for sent in first["refusals"]]
         assert told == [("one", "already_reported", 1)]
         told = [(sent["device_name"], sent["code"], sent["times"]) for sent in second["refusals"]]
@@ -114,6 +114,9 @@ def test_work_and_repeats(server: Server, contract: Contract) -> None:
         assert second["refusals"][1]["reason"] == late.json()["error"]["reason"]
         assert three.upload(work, body).json() == late.json()
         assert client.get("/v1/runs/default/rounds/2").json()["refusals"][1]["times"] == 2
+        rounds = client.get("/v1/runs/default/rounds").json()["rounds"]
+        assert [row["num_refusals"] for row in rounds] == [0, 1, 3]
+        assert "refusals" not in rounds[1]
 
 
 def test_the_learning_rate_of_each_round(tiny_tflite: Path, tmp_path: Path, contract: Contract) -> None:

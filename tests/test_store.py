@@ -194,20 +194,13 @@ def test_of_two_updates_of_a_device_in_a_buffer_the_last_one_counts(
     rounds.finish(round_, Result("committed", THIRD, 120, THIRD, rejections=why), None, None)
     expected = {"x": (2, Rejection("norm_too_large", "1"))} if 1 in rejected else {}
     assert rounds.last_rejections(2) == expected
-    store.close()
-
-
-def test_refusals_of_a_kind_are_one_row(tmp_path: Path) -> None:
-    store, _ = with_round(tmp_path)
-    rounds = store.rounds("default")
-    for reason, code, now in (("old", "stale", 100.0), ("", "not_finite", 101.5), ("new", "stale", 102.0)):
-        rounds.note_refusal(1, "x", Rejection(code, reason), now)
-    names = ("device_name", "code", "reason", "times", "last_at")
-    assert [tuple(row[name] for name in names) for row in rounds.rows(1)[0]["refusals"]] == [
-        ("phone-x", "not_finite", "", 1, 101.5),
-        ("phone-x", "stale", "new", 2, 102.0),
-    ]
-    assert rounds.num_rejected() == 0
+    given_up = open_round(3, Base(THIRD, 2), settings, 120)
+    rounds.begin_again(round_, None, given_up)
+    sent = Update("x", 3, "3" * 64, 7, 9, 1.5, 0.25)
+    rounds.add_update(given_up, sent, replace(given_up, updates={sent.key: sent}))
+    again = open_round(4, Base(THIRD, 2), settings, 130)
+    rounds.begin_again(given_up, Result("abandoned", THIRD, 130), again)
+    assert rounds.last_rejections(3) == expected  # nothing came of that round
     store.close()
 
 

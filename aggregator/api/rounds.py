@@ -12,13 +12,16 @@ router = APIRouter(responses=REFUSALS)
 @router.get("/v1/runs/{run}/rounds", dependencies=[AsReader])
 def get_rounds(run: AnyRun) -> replies.RoundsReply:
     """What happened in all rounds, oldest first."""
-    return replies.RoundsReply(rounds=[replies.round_reply(row) for row in run.rounds.rows()])
+    counts = run.refusals.counts()
+    return replies.RoundsReply(
+        rounds=[replies.round_reply(row, counts.get(row["number"], 0)) for row in run.rounds.rows()]
+    )
 
 
 @router.get("/v1/runs/{run}/rounds/{round}", dependencies=[AsReader])
-def get_round(run: AnyRun, round: RoundNumber) -> replies.RoundReply:
+def get_round(run: AnyRun, round: RoundNumber) -> replies.OneRoundReply:
     """What happened in one round; round 0 is the initial checkpoint."""
     rows = run.rounds.rows(round)
     if not rows:
         raise unknown_round(round, run.round_.number)
-    return replies.round_reply(rows[0])
+    return replies.one_round_reply(rows[0], run.refusals.rows(round))

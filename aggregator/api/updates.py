@@ -23,7 +23,7 @@ from fedfer.aggregator.api.dependencies import (
 from fedfer.aggregator.device_store import Device
 from fedfer.aggregator.gates import Rejection
 from fedfer.aggregator.metrics import Metrics
-from fedfer.aggregator.refusals import MAX_REASON_CHARS, status_of
+from fedfer.aggregator.refusals import status_of
 from fedfer.aggregator.resumable import CUT_OFF, ResumableUploads
 from fedfer.aggregator.rounds import Update, check_num_examples
 from fedfer.aggregator.runs import Run
@@ -31,6 +31,7 @@ from fedfer.aggregator.work import Report, Upload
 from fedfer.model.errors import FedferError, RefusedError
 
 router = APIRouter(responses=REFUSALS)
+SENT_AGAIN = (*CUT_OFF, "unknown_upload", "bad_digest")  # codes after which a device sends all of it again
 FiniteNumber = Annotated[float, Query(allow_inf_nan=False)]
 CHECKPOINT_BODY = {
     "requestBody": {
@@ -66,14 +67,14 @@ async def put_update(
 
 @asynccontextmanager
 async def _noted_if_refused(run: Run, device: Device) -> AsyncIterator[None]:
-    """Keeps why an update was turned away; not what the network or too many others did to it."""
+    """Keeps why an update was turned away; not what the network or too many others did to it: then it is sent
+    again."""
     try:
         yield
     except FedferError as error:
-        status, is_cut = status_of(error), isinstance(error, RefusedError) and error.code in CUT_OFF
-        if status < 500 and status != 429 and not is_cut:
-            why = Rejection(error.code, str(error)[:MAX_REASON_CHARS])
-            await run_in_threadpool(run.note_refusal, device, why)
+        is_sent_again = isinstance(error, RefusedError) and error.code in SENT_AGAIN
+        if status_of(error) < 500 and status_of(error) != 429 and not is_sent_again:
+            await run_in_threadpool(run.note_refusal, device, Rejection(error.code, str(error)))
         raise
 
 
