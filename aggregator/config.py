@@ -32,6 +32,7 @@ MAX_CHECKS = 256  # at a time; each holds tensors in memory
 MAX_LEARNING_RATE = 1e6  # what devices take
 DATABASE_URL = "postgresql+psycopg://USER:PASSWORD@HOST/DATABASE"
 DEFAULT_RUN = "default"
+LEAST_DECAYED = 1e-6  # of the first learning rate
 RUN_NAME = r"^[a-z0-9][a-z0-9_-]{0,39}$"  # also the name of a directory
 
 
@@ -99,9 +100,10 @@ class RoundSettings:
         return self.mode == "async"
 
     def learning_rate_of(self, number: int, of_model: float) -> float:
-        """Of devices' steps in round `number`, from 1; `of_model` is the rate in the model's contract."""
+        """Of devices' steps in round `number`, from 1; `of_model` is the rate in the model's contract. A
+        millionth of the first is the least: with none at all they would train nothing."""
         first = of_model if self.learning_rate is None else self.learning_rate
-        return first * self.learning_rate_decay ** (number - 1)
+        return first * max(self.learning_rate_decay ** (number - 1), LEAST_DECAYED)
 
 
 @dataclass(frozen=True)

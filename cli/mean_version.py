@@ -31,14 +31,20 @@ def last_committed(rounds: Sequence[Mapping[str, Any]], count: int) -> list[Mapp
     return made[-count:]
 
 
-def line_of(versions: Sequence[Mapping[str, Any]], weights: object) -> list[Mapping[str, Any]]:
-    """The versions that led to the one with these weights and it itself, oldest first, as `GET .../versions`
-    tells them; what was rolled back is not among them."""
-    by_round = {version.get("round"): version for version in versions}
-    newest = [version for version in versions if version.get("weights") == weights]
+def line_of(versions: Sequence[Mapping[str, Any]], weights: object, count: int) -> list[Mapping[str, Any]]:
+    """The last `count` versions up to the one with these weights, oldest first, as `GET .../versions` tells
+    them: what was rolled back is not among them, and the initial one is none that training made."""
+    by_round = {version.get("round"): version for version in versions if _is_trained(version)}
+    newest = [version for version in by_round.values() if version.get("weights") == weights]
     line, version = list[Mapping[str, Any]](), newest[-1] if newest else None
-    while version is not None and version not in line:
-        line.insert(0, version)
+    while version is not None and len(line) < count:
+        line.append(version)
         parent = version.get("parent_round")
-        version = None if parent is None else by_round.get(parent)
-    return line
+        is_older = isinstance(parent, int) and parent < version["round"]
+        version = by_round.get(parent) if is_older else None
+    return line[::-1]
+
+
+def _is_trained(version: Mapping[str, Any]) -> bool:
+    number = version.get("round")
+    return isinstance(number, int) and number > 0

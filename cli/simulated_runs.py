@@ -39,7 +39,7 @@ from fedfer.export.checkpoint import checkpoint_bytes, digest_of, load_checkpoin
 from fedfer.export.contract import Contract, read_contract
 from fedfer.export.evaluation import evaluate_apart
 from fedfer.model.data import LabelledImages, check_fit
-from fedfer.model.errors import UsageError
+from fedfer.model.errors import RefusedError, UsageError
 from fedfer.model.partition import num_owners, partition
 from fedfer.model.sources import load_images
 from fedfer.model.strict_settings import from_mapping
@@ -235,7 +235,12 @@ class SimulatedRun:
             return []
         client, most = link.client("result"), max_checkpoint_bytes(contract)
         versions = (load_checkpoint(client.fetch_weights(done["weights"], most), contract) for done in last)
-        output.write_bytes(checkpoint_bytes(mean_of(versions), contract))
+        try:
+            output.write_bytes(checkpoint_bytes(mean_of(versions), contract))
+        except RefusedError as error:  # as where an earlier fedfer kept fewer
+            self._screen.line(f"no mean of the last {len(last)} versions: {error}")
+            output.unlink(missing_ok=True)
+            return []
         return [done["round"] for done in last]
 
     def _mean_record(self, model: Path, rounds: list[int]) -> dict[str, Any] | None:

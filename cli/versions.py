@@ -109,13 +109,17 @@ def _average(api: Api, path: str, count: str, args: argparse.Namespace) -> tuple
     from fedfer.export.checkpoint import checkpoint_bytes, digest_of
     from fedfer.export.contract import read_contract
 
-    if not (count.isdigit() and 2 <= int(count) <= MAX_AVERAGED):
+    is_number = count.isascii() and count.isdecimal() and len(count) <= len(str(MAX_AVERAGED))
+    if not (is_number and 2 <= int(count) <= MAX_AVERAGED):
         raise UsageError(f"COUNT is {count}; expected how many versions to average, 2 to {MAX_AVERAGED}")
     run = api.get(path)
-    line = line_of(objects(api.get(f"{path}/versions"), "versions"), run.get("weights"))
-    last = [version for version in line[-int(count) :] if version.get("is_kept") is not False]
+    line = line_of(objects(api.get(f"{path}/versions"), "versions"), run.get("weights"), int(count))
+    last = [version for version in line if version.get("is_kept") is not False]
     if len(last) < int(count):
-        raise UsageError(f"the server has {len(last)} of the last {count} versions; expected a smaller COUNT")
+        raise UsageError(
+            f"the server has {len(last)} of the last {count} versions that training made; "
+            "expected a smaller COUNT"
+        )
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder) / "model.tflite"
         said = _download_model(api, run, args.model_output or place)

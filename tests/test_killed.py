@@ -72,9 +72,9 @@ def test_killed_at_every_pass_of_every_point_and_often_at_random(
     assert told["at_points"] + told["at_random"] >= kills
 
 
-@pytest.mark.parametrize("point", UPLOAD_POINTS)
+@pytest.mark.parametrize(("point", "halves_there"), zip(UPLOAD_POINTS, (1, 2, 0), strict=True))
 def test_an_upload_in_pieces_whose_server_dies_goes_on(
-    point: str, tiny_tflite: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    point: str, halves_there: int, tiny_tflite: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Over HTTP: the phone asks how much came, sends the rest, and its update counts once."""
     contract, options = read_contract(tiny_tflite), ["--clients", "1", "--rounds", "1"]
@@ -89,16 +89,21 @@ def test_an_upload_in_pieces_whose_server_dies_goes_on(
     monkeypatch.delenv(VARIABLE)
     with serving(tiny_tflite, tmp_path / "data", *options) as again, again.client() as client:
         phone.client = client
+        assert offset_of(phone, body) == halves_there * len(body) // 2
         assert send_in_pieces(phone, work, body).json()["update"] == digest_of(body)
         record = wait_for_round(client, 1)
         assert [update["update"] for update in record["updates"]] == [digest_of(body)]
         assert record["result_weights"] == digest_of(plain_mean(contract, [(1, 5)]))
 
 
+def offset_of(phone: Phone, body: bytes) -> int:
+    reply = phone.client.head(f"/v1/uploads/{digest_of(body)}", headers=phone.headers)
+    return int(reply.headers["upload-offset"])
+
+
 def send_in_pieces(phone: Phone, work: dict[str, Any], body: bytes) -> httpx.Response:
     """From wherever the upload got; two pieces if nothing came before."""
-    path = f"/v1/uploads/{digest_of(body)}"
-    offset = int(phone.client.head(path, headers=phone.headers).headers["upload-offset"])
+    path, offset = f"/v1/uploads/{digest_of(body)}", offset_of(phone, body)
     while offset < len(body):
         piece = body[offset : max(len(body) // 2, 0 if offset == 0 else len(body))]
         headers = {**phone.headers, **OCTETS, "Upload-Offset": str(offset)}

@@ -42,15 +42,26 @@ VERSIONS = [  # after round 3 the run went back to round 1's version
 
 
 @pytest.mark.parametrize(
-    ("weights", "rounds"), [("w4", [0, 1, 4]), ("w3", [0, 1, 3]), ("w0", [0]), ("w9", []), (None, [])]
+    ("weights", "count", "rounds"),
+    [
+        ("w4", 9, [1, 4]),
+        ("w4", 1, [4]),
+        ("w3", 2, [1, 3]),
+        ("w0", 9, []),
+        ("w9", 9, []),
+        (None, 9, []),
+    ],
 )
-def test_the_line_of_a_version(weights: str | None, rounds: list[int]) -> None:
-    assert [version["round"] for version in line_of(VERSIONS, weights)] == rounds
+def test_the_line_of_a_version(weights: str | None, count: int, rounds: list[int]) -> None:
+    assert [version["round"] for version in line_of(VERSIONS, weights, count)] == rounds
 
 
-def test_a_server_that_tells_of_a_circle() -> None:
-    circle: list[dict[str, Any]] = [
-        {"round": 1, "weights": "a", "parent_round": 2},
-        {"round": 2, "weights": "b", "parent_round": 1},
+@pytest.mark.parametrize("parent", [1, 2, 3, "x", [], None, {}, 0.5])
+def test_a_server_that_tells_nonsense(parent: object) -> None:
+    """No endless line, no traceback."""
+    versions: list[dict[str, Any]] = [
+        {"round": 2, "weights": "a", "parent_round": parent},
+        {"round": [], "weights": "a", "parent_round": 2},
+        {"weights": "a"},
     ]
-    assert [version["round"] for version in line_of(circle, "a")] == [2, 1]
+    assert [version["round"] for version in line_of(versions, "a", 9)] == [2]

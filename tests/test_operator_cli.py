@@ -208,18 +208,34 @@ def test_a_version_and_its_model_are_exported_whole(
     assert "expected `fedfer versions tag RUN VERSION TAG`" in refused(server, "versions", "tag", "default")
 
 
-def test_the_mean_of_the_last_versions(server: Server, tiny_tflite: Path, tmp_path: Path) -> None:
-    contract, place, model = read_contract(tiny_tflite), tmp_path / "mean.safetensors", tmp_path / "m.tflite"
+@pytest.fixture(scope="module")
+def trained(tiny_tflite: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """One run after two rounds of one phone."""
+    data_dir = tmp_path_factory.mktemp("trained") / "data"
+    with (
+        serving(tiny_tflite, data_dir, "--clients", "1", "--rounds", "2") as server,
+        server.client() as client,
+    ):
+        phone = Phone(client, "phone").enrol()
+        for number in (1, 2):
+            phone.upload(phone.work(), synthetic_update(read_contract(tiny_tflite), number))
+            wait_for_round(client, number)
+        yield server
+
+
+def test_the_mean_of_the_last_versions(trained: Server, tiny_tflite: Path, tmp_path: Path) -> None:
+    server, contract = trained, read_contract(tiny_tflite)
+    place, model = tmp_path / "mean.safetensors", tmp_path / "m.tflite"
     done = fedfer(
         server, "versions", "average", "default", "2", "--output", str(place), "--model-output", str(model)
     )
     first, second = done.stdout.splitlines()
     sha256 = digest_of(place.read_bytes())
-    assert first == f"wrote {place}: the mean of the versions of rounds 0, 1, sha256 {sha256}"
+    assert first == f"wrote {place}: the mean of the versions of rounds 1, 2, sha256 {sha256}"
     assert second.startswith(f"wrote {model}: ")
     with server.client() as client:
         names = [version["weights"] for version in client.get("/v1/runs/default/versions").json()["versions"]]
-        contents = [client.get(f"/v1/weights/{name}").content for name in names]
+        contents = [client.get(f"/v1/weights/{name}").content for name in names[1:]]
     for number, content in enumerate(contents):
         (tmp_path / f"{number}").write_bytes(content)
     one, two = (load_checkpoint(tmp_path / f"{number}", contract) for number in range(2))
@@ -229,17 +245,23 @@ def test_the_mean_of_the_last_versions(server: Server, tiny_tflite: Path, tmp_pa
     body = json.loads(
         fedfer(server, "versions", "average", "default", "2", "--output", str(place), "--json").stdout
     )
-    assert body == {"rounds": [0, 1], "weights": sha256}
+    assert body == {"rounds": [1, 2], "weights": sha256}
     assert sorted(path.name for path in tmp_path.iterdir()) == ["0", "1", "m.tflite", "mean.safetensors"]
 
 
 @pytest.mark.parametrize(
     ("count", "message"),
-    [("3", "has 2 of the last 3 versions"), ("1", "COUNT is 1; expected"), ("all", "COUNT is all")],
+    [
+        ("3", "has 2 of the last 3 versions"),
+        ("1", "COUNT is 1; expected"),
+        ("all", "COUNT is all"),
+        ("²", "'²' is no name here"),
+        ("9" * 5000, "COUNT is 999"),
+    ],
 )
-def test_a_mean_that_cannot_be(server: Server, tmp_path: Path, count: str, message: str) -> None:
+def test_a_mean_that_cannot_be(trained: Server, tmp_path: Path, count: str, message: str) -> None:
     place = tmp_path / "mean.safetensors"
-    assert message in refused(server, "versions", "average", "default", count, "--output", str(place))
+    assert message in refused(trained, "versions", "average", "default", count, "--output", str(place))
     assert not place.exists()
 
 

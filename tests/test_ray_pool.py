@@ -2,7 +2,6 @@
 
 import importlib.util
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -80,14 +79,30 @@ def test_tasks_that_are_to_be_killed_are_killed_on_other_machines_too(
 
 
 def test_what_actors_that_died_left_behind(tmp_path: Path) -> None:
-    ended = subprocess.Popen([sys.executable, "-c", ""])
-    ended.wait()
-    names = {pid: f"{PREFIX}{pid}-0123456789abcdef" for pid in (ended.pid, os.getpid())}
-    for name in (*names.values(), "another"):
+    """Held by a process that lives, held by one that died, never held."""
+    names = [f"{PREFIX}{name}" for name in ("living", "dead", "old")]
+    hold = "import fcntl, os, sys; fcntl.flock(os.open(sys.argv[1], os.O_RDONLY), fcntl.LOCK_EX); print()"
+    hold += "; sys.stdout.flush(); input()"
+    for name in (*names, "another"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "update").write_bytes(b"x")
+    holders = [
+        subprocess.Popen(
+            [sys.executable, "-c", hold, tmp_path / name], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
+        for name in names[:2]
+    ]
+    for holder in holders:
+        assert holder.stdout is not None
+        holder.stdout.readline()
+    holders[1].kill()
+    holders[1].wait()
     drop_left_behind(tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["another", names[os.getpid()]]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["another", names[0]]
+    holders[0].communicate(b"\n")
+    holders[1].communicate()
+    drop_left_behind(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["another"]
 
 
 def test_a_local_cluster_listens_for_its_own_machine_only() -> None:

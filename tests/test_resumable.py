@@ -169,6 +169,25 @@ def test_a_killed_server_knows_what_came(tiny_tflite: Path, tmp_path: Path, cont
         assert upload.hand_in().json()["received_bytes"] == len(body)
 
 
+def test_what_the_network_did_is_not_noted_as_a_refusal(upload: Upload, server: Server) -> None:
+    """An upload that is cut off, one of which nothing came, bytes that came damaged: each is sent again."""
+    assert code(upload.hand_in()) == (404, "unknown_upload")
+    with closing(upload.begun(server.port, "PUT", 10_000)):
+        wait_for(upload.directory.exists)
+    wait_for(lambda: upload.offset() == 10_000)
+    assert upload.append(bytes(len(upload.body) - 10_000), 10_000).status_code == 204
+    assert code(upload.hand_in()) == (400, "bad_digest")
+    assert refusals_of(upload) == []
+    refused = code(upload.phone.upload(upload.work, b"no checkpoint"))[1]
+    assert refusals_of(upload) == [refused]
+
+
+def refusals_of(upload: Upload) -> list[str]:
+    """The codes of what its phone was refused."""
+    record = upload.phone.client.get("/v1/runs/default/rounds/1").json()
+    return [each["code"] for each in record["refusals"] if each["device_id"] == upload.phone.device_id]
+
+
 def test_other_bytes_than_their_name_says_are_given_up(upload: Upload) -> None:
     upload.append(upload.body[:-1] + b"\xff", 0)
     assert code(upload.hand_in()) == (400, "bad_digest")

@@ -311,6 +311,7 @@ def test_learning_rates_by_hand() -> None:
     assert [halved.learning_rate_of(number, 0.8) for number in (1, 2, 3)] == [0.8, 0.4, 0.2]
     assert replace(halved, learning_rate=0.4).learning_rate_of(2, 0.8) == 0.2
     assert RoundSettings().learning_rate_of(99, 0.8) == 0.8
+    assert halved.learning_rate_of(10**9, 0.8) == 0.8e-6
 
 
 class RoundMachine(RuleBasedStateMachine):

@@ -1,5 +1,7 @@
 """What runs tasks on another machine: a bench to which files come as bytes, each version of them once."""
 
+import contextlib
+import fcntl
 import os
 import platform
 import secrets
@@ -16,10 +18,11 @@ from numpy.typing import NDArray
 
 from fedfer.android_stub.simulation.tasks import Bench, BenchSettings, Task, TaskResult
 from fedfer.model.data import LabelledImages
-from fedfer.model.errors import FedferError
+from fedfer.model.errors import FedferError, InterpreterError
 
 Fetch = Callable[[Any], bytes]  # the bytes behind a reference to an object of the cluster
-TEMPORARY, PREFIX = Path(tempfile.gettempdir()), "fedfer-ray-"  # then the process id
+TEMPORARY, PREFIX = Path(tempfile.gettempdir()), "fedfer-ray-"
+HOLD_TRIES = 100
 
 
 def versions() -> dict[str, str]:
@@ -37,7 +40,7 @@ class RemoteBench:
         self._fetch = fetch
         self._bench = Bench(settings, LabelledImages(images, labels))
         drop_left_behind(TEMPORARY)
-        self._directory = TEMPORARY / f"{PREFIX}{os.getpid()}-{secrets.token_hex(8)}"
+        self._directory = TEMPORARY / f"{PREFIX}{secrets.token_hex(8)}"
         self._read: set[Path] = set()  # what the bench has in memory
 
     def versions(self) -> dict[str, str]:
@@ -57,7 +60,10 @@ class RemoteBench:
             weights=self._directory / "weights" / task.weights.name,
             output=self._directory / "update",
         )
-        self._directory.mkdir()
+        try:
+            held = _made_and_held(self._directory)
+        except InterpreterError as error:
+            return error
         try:
             for path, (reference,) in ((local.model, model), (local.weights, weights)):
                 if path not in self._read:
@@ -71,11 +77,39 @@ class RemoteBench:
             return error
         finally:
             shutil.rmtree(self._directory)
+            os.close(held)
 
 
 def drop_left_behind(temporary: Path) -> None:
-    """Deletes directories of actors that are no more."""
+    """Deletes directories whose actors are no more: those that nobody holds."""
     for path in temporary.glob(f"{PREFIX}*"):
-        pid = path.name.removeprefix(PREFIX).split("-")[0]
-        if pid.isdigit() and not Path(f"/proc/{pid}").exists():
+        with contextlib.suppress(OSError):
+            held = _held(path)
             shutil.rmtree(path, ignore_errors=True)
+            os.close(held)
+
+
+def _made_and_held(path: Path) -> int:
+    """Makes the directory and locks it; the descriptor, and with it the lock, ends with this process at the
+    latest. Raises InterpreterError."""
+    for _ in range(HOLD_TRIES):
+        path.mkdir(exist_ok=True)
+        with contextlib.suppress(BlockingIOError, FileNotFoundError):  # of one that tidies up just now
+            held = _held(path)
+            if path.exists():
+                return held
+            os.close(held)
+    raise InterpreterError(
+        f"{path} is deleted by another program as often as it is made; expected it to stay"
+    )
+
+
+def _held(path: Path) -> int:
+    """Raises OSError if another has it, or it is gone."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor
