@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import multiprocessing
 import re
 import statistics
 import struct
@@ -11,6 +12,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import datetime
+from multiprocessing.connection import Connection
 from typing import Any, Protocol
 
 import numpy as np
@@ -23,6 +25,7 @@ from fedfer.export.contract import Contract
 AVERAGED = re.compile(r"averaged (\d+) updates in ([\d.]+) s")
 READ_BYTES = 1 << 18
 UPLOADERS = 4
+LOAD_PROCESSES = 4
 
 
 @dataclass(frozen=True)
@@ -146,11 +149,35 @@ class Server:
 
 
 def run_clients(server: Server, num_clients: int, body: Body) -> Starts:
-    """A thread for each client, from enrolment until all rounds are over."""
+    """A thread for each client, of as many processes as Flower's clients have (flower_app/nodes.py), from
+    enrolment until all rounds are over."""
+    fork = multiprocessing.get_context("fork")  # they share the body that they send
+    ends, children = list[Connection](), list[Any]()
+    for first in range(min(LOAD_PROCESSES, num_clients)):
+        ours, theirs = fork.Pipe(duplex=False)
+        numbers = range(first, num_clients, LOAD_PROCESSES)
+        child = fork.Process(
+            target=_play, args=(server.host, server.port, numbers, body, theirs), daemon=True
+        )
+        child.start()
+        theirs.close()
+        ends.append(ours)
+        children.append(child)
+    starts = Starts()
+    for end in ends:
+        for number, at in end.recv().items():  # EOFError: a process failed, and said why
+            starts.note(number, at)
+    for child in children:
+        child.join()
+    return starts
+
+
+def _play(host: str, port: int, numbers: Sequence[int], body: Body, told: Connection) -> None:
+    """The body of a process: its clients, then when their uploads of each round began."""
     starts = Starts()
 
     def live(number: int) -> None:
-        client = Client(server.host, server.port, f"client-{number}")
+        client = Client(host, port, f"client-{number}")
         while (work := client.ask())["action"] != "stop":
             if work["action"] == "train":
                 client.download(work["weights"])
@@ -160,10 +187,10 @@ def run_clients(server: Server, num_clients: int, body: Body) -> Starts:
                 time.sleep(0.05)
         client.close()
 
-    with ThreadPoolExecutor(num_clients) as pool:
-        for done in [pool.submit(live, number) for number in range(num_clients)]:
+    with ThreadPoolExecutor(len(numbers)) as pool:
+        for done in [pool.submit(live, number) for number in numbers]:
             done.result()
-    return starts
+    told.send(starts.by_round)
 
 
 def upload_once(host: str, port: int, body: Body, num_clients: int, joined: Event, go: Event) -> None:
