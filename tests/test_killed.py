@@ -107,7 +107,7 @@ def send_in_pieces(phone: Phone, work: dict[str, Any], body: bytes) -> httpx.Res
     """From wherever the upload got; two pieces if nothing came before."""
     path, offset = f"/v1/uploads/{digest_of(body)}", offset_of(phone, body)
     while offset < len(body):
-        piece = body[offset : max(len(body) // 2, 0 if offset == 0 else len(body))]
+        piece = body[offset : len(body) if offset else len(body) // 2]
         headers = {**phone.headers, **OCTETS, "Upload-Offset": str(offset)}
         offset = int(phone.client.patch(path, content=piece, headers=headers).headers["upload-offset"])
     return phone.upload(work, b"", upload=digest_of(body))
