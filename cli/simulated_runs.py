@@ -112,8 +112,7 @@ class SimulatedRun:
                 standing, wall_sec = self._simulate(link, fleet, recorder, journal, kept, breakage)
                 self._keep_final(link, contract, standing)
                 averaged = self._keep_mean(link, contract, recorder)
-        record = self._record(contract, model, images.labels, fleet, recorder, standing, wall_sec)
-        record["mean"] = self._mean_record(model, averaged)
+        record = self._record(contract, model, images.labels, fleet, recorder, standing, averaged, wall_sec)
         (self._output / "record.json").write_text(json.dumps(record, indent=1, allow_nan=False) + "\n")
         self._report()
         self._say_end(record)
@@ -258,6 +257,7 @@ class SimulatedRun:
         fleet: Fleet,
         recorder: Recorder,
         standing: Standing,
+        averaged: list[int],
         wall_sec: float,
     ) -> dict[str, Any]:
         scenario, final = self._scenario, self._output / "final.safetensors"
@@ -298,6 +298,7 @@ class SimulatedRun:
                 "round": recorder.next_round - 1,
                 "measures": self._measures(model, final),
             },
+            "mean": self._mean_record(model, averaged),
             "devices": [
                 device_record(phone, counts[phone.index], attack if phone.index in fleet.attackers else None)
                 for phone in fleet.phones
