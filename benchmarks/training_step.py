@@ -29,6 +29,7 @@ from processes import peak_memory_mb
 from step_machine import describe, load_average
 from step_operators import operator_times
 
+import fedfer.model
 from fedfer.cli.table import format_table
 from fedfer.export.runtime import available_runtimes
 
@@ -161,7 +162,16 @@ def convert(model: Path, flex: Path | None) -> None:
     if not model.exists():
         subprocess.run([sys.executable, "-m", "fedfer.cli.main", "export", f"--output={model}"], check=True)
     if flex is not None and not model.with_suffix(".flex.tflite").exists():
-        subprocess.run([flex, ENGINES, "flex-convert", model], check=True, stderr=subprocess.DEVNULL)
+        # Its environment has no fedfer, whose VGG it converts.
+        fedfer_at = Path(next(iter(fedfer.model.__path__))).parents[1]
+        done = subprocess.run(
+            [flex, ENGINES, "flex-convert", model],
+            env={**os.environ, "PYTHONPATH": str(fedfer_at)},
+            capture_output=True,
+            text=True,
+        )
+        if done.returncode:
+            raise SystemExit(f"the Flex recipe could not be converted:\n{done.stderr}")
 
 
 def table(rows: Sequence[Row]) -> str:
