@@ -14,22 +14,24 @@ from fedfer.cli.main import COMMANDS, build_parser
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
+COMMANDS_TEXT = (ROOT / "docs/commands.md").read_text()
+GUIDE = README + COMMANDS_TEXT
 PACKAGES = ("model", "export", "aggregator", "android_stub", "cli")
 # Status and codes in the protocol's table of refusals.
 REFUSAL_ROW = re.compile(r"^\| \d{3} \| (.*?) \|", re.MULTILINE)
 
 
-def blocks(kind: str) -> list[str]:
-    """The fenced code blocks of the README of one kind: sh or text."""
-    return re.findall(rf"^```{kind}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+def blocks(kind: str, text: str) -> list[str]:
+    """A document's fenced code blocks of one kind: sh or text."""
+    return re.findall(rf"^```{kind}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
 
 
-def command_lines() -> list[list[str]]:
-    """Every `fedfer ...` of the README's shell blocks, as words, with its continued lines."""
-    lines = [line for block in blocks("sh") for line in block.replace("\\\n", " ").splitlines()]
+def command_lines() -> list[tuple[str, ...]]:
+    """Every `fedfer ...` of the README and of docs/commands.md, as words, with its continued lines."""
+    lines = [line for block in blocks("sh", GUIDE) for line in block.replace("\\\n", " ").splitlines()]
     found = [shlex.split(line.rstrip("& ")) for line in lines if line.startswith("fedfer ")]
-    found += [shlex.split(text.rstrip("& ")) for text in re.findall(r"`(fedfer \w[^`]*? [^`]*)`", README)]
-    return found
+    found += [shlex.split(text.rstrip("& ")) for text in re.findall(r"`(fedfer \w[^`]*? [^`]*)`", GUIDE)]
+    return list(dict.fromkeys(map(tuple, found)))
 
 
 def parser_of(command: str) -> argparse.ArgumentParser:
@@ -40,11 +42,11 @@ def parser_of(command: str) -> argparse.ArgumentParser:
 
 def test_every_command_has_an_example() -> None:
     assert {words[1] for words in command_lines()} == set(COMMANDS)
-    assert all(f"\n### {command}: " in README for command in COMMANDS)
+    assert all(f"\n## {command}: " in COMMANDS_TEXT for command in COMMANDS)
 
 
 @pytest.mark.parametrize("words", command_lines(), ids=" ".join)
-def test_examples_are_commands_that_the_parser_takes(words: list[str]) -> None:
+def test_examples_are_commands_that_the_parser_takes(words: tuple[str, ...]) -> None:
     """Long options in full: argparse takes beginnings of names, which may become ambiguous."""
     if "--help" not in words and "..." not in words:
         build_parser().parse_args(words[1:])
@@ -60,13 +62,13 @@ def test_the_shell_blocks_hold_more_than_a_handful_of_commands() -> None:
 
 def test_make_targets_exist() -> None:
     targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    named = set(re.findall(r"(?:^|`)make ([a-z-]+)", README, re.MULTILINE))
+    named = set(re.findall(r"(?:^|`)make ([a-z-]+)", GUIDE, re.MULTILINE))
     assert {"demo", "test"} <= named <= targets
 
 
 def tree() -> Iterator[str]:
-    """The paths in the README's tree; a file that is indented belongs to the directory above it."""
-    (block,) = (block for block in blocks("text") if block.startswith("model/ "))
+    """The paths in docs/tree.md; a file that is indented belongs to the directory above it."""
+    (block,) = blocks("text", (ROOT / "docs/tree.md").read_text())
     directory = ""
     for line in block.splitlines():
         name = line.split()[0]
@@ -98,7 +100,8 @@ def test_links_lead_to_files_and_headings(document: str) -> None:
         path, _, heading = target.partition("#")
         assert (here / path).is_file(), target
         headings = re.findall(r"^#+ (.+)$", (here / path).read_text(), re.MULTILINE) if heading else []
-        assert not heading or heading in {name.lower().replace(" ", "-") for name in headings}, target
+        anchors = {re.sub(r"[^\w -]", "", name.lower()).replace(" ", "-") for name in headings}  # as GitHub's
+        assert not heading or heading in anchors, target
 
 
 def test_the_pictures_are_small() -> None:
