@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from fedfer.android_stub.simulation.scenario import Scenario
     from fedfer.cli.simulation_means import Means
 
+MAX_PROCESSES = 1024
 HELP = "run aggregator and fleet together in virtual time, from one file"
 
 
@@ -65,8 +66,8 @@ def run(args: argparse.Namespace) -> int:
         return 0
     if args.scenario is None:
         raise UsageError("expected a SCENARIO: a TOML file, or a name that --list shows")
-    if args.processes is not None and args.processes < 1:
-        raise UsageError(f"expected --processes of at least 1; received {args.processes}")
+    if args.processes is not None and not 1 <= args.processes <= MAX_PROCESSES:
+        raise UsageError(f"expected --processes of 1 to {MAX_PROCESSES}; received {args.processes}")
     scenario = wanted_scenario(args)
     from fedfer.cli.simulated_runs import SimulatedRun
 

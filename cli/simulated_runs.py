@@ -15,14 +15,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fedfer.aggregator.config import RunSettings
 from fedfer.aggregator.pace import Pace
 from fedfer.aggregator.run_files import parse_settings
 from fedfer.android_stub.cache import Cache
+from fedfer.android_stub.simulation import costs
 from fedfer.android_stub.simulation.attacks import attack_settings, attackers
+from fedfer.android_stub.simulation.availability import most_at_once
 from fedfer.android_stub.simulation.breakage import Breakage
-from fedfer.android_stub.simulation.faults import fault_settings
+from fedfer.android_stub.simulation.faults import FaultSettings, fault_settings
 from fedfer.android_stub.simulation.fleets import fleet_profiles
-from fedfer.android_stub.simulation.journal import Journal
+from fedfer.android_stub.simulation.journal import Journal, only_one
 from fedfer.android_stub.simulation.phone import Phone
 from fedfer.android_stub.simulation.record import FORMAT, Recorder, device_record, target_of
 from fedfer.android_stub.simulation.scenario import DataSource, Scenario, resolved
@@ -63,6 +66,7 @@ class SimulatedRun:
         self._screen = Screen()
         self._draws_report = importlib.util.find_spec("matplotlib") is not None
         self._holdout: LabelledImages | None = None
+        self._num_at_once = scenario.num_devices  # that can be there together, and have the memory for a task
         self._started_at = datetime.now(UTC)
         self._started = time.monotonic()
 
@@ -76,9 +80,14 @@ class SimulatedRun:
             self._holdout = load_images(**self._run_settings()["holdout"])
         if not self._draws_report:
             self._screen.line("there will be no report.html without matplotlib: pip install 'fedfer[plot]'")
-        if fresh:
-            shutil.rmtree(self._work, ignore_errors=True)
-        self._make_directories()
+        with only_one(self._output):
+            if fresh:
+                shutil.rmtree(self._work, ignore_errors=True)
+            self._make_directories()
+            return self._run(settings, faults)
+
+    def _run(self, settings: RunSettings, faults: FaultSettings) -> dict[str, Any]:
+        scenario = self._scenario
         images = load_images(
             **source_of(scenario.data, "--data", scenario.folder), owner_column=scenario.partition.column
         )
@@ -90,12 +99,13 @@ class SimulatedRun:
                 f"rounds want {settings.rounds.num_clients} updates, and there are {len(holdings)} devices: "
                 "each goes on until its deadline"
             )
+        fleet = fleet_of(scenario, holdings)  # refused before the model is exported
+        self._check_presence(fleet)
         with Children(self._work / "logs") as children:
             model = self._model(children)
             contract = read_contract(model)
             check_fit(images, contract.image_shape, len(contract.labels))
             store_data(images, self._work / "data")
-            fleet = fleet_of(scenario, holdings)
             recorder = Recorder(max_checkpoint_bytes(contract))
             journal = Journal(self._work, self._work / "server", self._identity(model))
             kept = journal.find()
@@ -117,6 +127,24 @@ class SimulatedRun:
         self._report()
         self._say_end(record)
         return record
+
+    def _check_presence(self, fleet: Fleet) -> None:
+        """Notes how many can be there together. Raises UsageError if rounds wait for more than exist."""
+        able = (
+            phone.profile for phone in fleet.phones if costs.fits_memory(phone.profile, fleet.memory_bytes)
+        )
+        self._num_at_once = most_at_once(profile.availability for profile in able)
+        wanted = parse_settings(self._run_settings()).rounds.min_devices
+        if wanted > len(fleet.phones):
+            raise UsageError(
+                f"run.rounds.min_devices is {wanted}, and the fleet has {len(fleet.phones)} devices: "
+                "no round would begin"
+            )
+        if wanted > self._num_at_once:
+            self._screen.line(
+                f"rounds wait for {wanted} devices (run.rounds.min_devices), and at most {self._num_at_once} "
+                "are there together and have the memory: it may be that none begins"
+            )
 
     def _report(self) -> None:
         """The page beside the record, where there is matplotlib to draw it with."""
@@ -203,7 +231,7 @@ class SimulatedRun:
         scenario = self._scenario
         settings: dict[str, Any] = {"seed": scenario.seed, "retention": {"keep_last": KEPT_VERSIONS}}
         settings |= {key: value for key, value in scenario.run.items() if key != "rounds"}
-        settings["rounds"] = {"min_devices": max(1, scenario.num_devices), **scenario.run.get("rounds", {})}
+        settings["rounds"] = {"min_devices": max(1, self._num_at_once), **scenario.run.get("rounds", {})}
         if scenario.holdout is not None:
             settings["holdout"] = source_of(scenario.holdout, "--holdout-data", scenario.folder)
         return settings

@@ -6,7 +6,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedfer.android_stub.simulation.availability import ALWAYS, DAY_SEC, Availability, repeating
+from fedfer.android_stub.simulation.availability import (
+    ALWAYS,
+    DAY_SEC,
+    Availability,
+    most_at_once,
+    repeating,
+)
 from fedfer.model.errors import UsageError
 
 HOUR = 3600.0
@@ -46,6 +52,16 @@ def test_always() -> None:
     assert (ALWAYS.next_at(1e7), ALWAYS.until(1e7), ALWAYS.finish(1e7, 5.0)) == (1e7, math.inf, 1e7 + 5)
     assert repeating([(5.0, 15.0)], 10.0).is_always  # a window as long as the period, wherever it begins
     assert repeating([(3.0, 900.0)], 10.0).is_always
+
+
+def test_how_many_are_there_at_once() -> None:
+    morning, noon = repeating([(8 * HOUR, 12 * HOUR)], DAY_SEC), repeating([(12 * HOUR, 13 * HOUR)], DAY_SEC)
+    late = repeating([(11 * HOUR, 23 * HOUR)], DAY_SEC)
+    assert most_at_once([]) == 0
+    assert most_at_once([ALWAYS, ALWAYS]) == 2
+    assert most_at_once([morning, noon]) == 1  # the one leaves as the other comes
+    assert most_at_once([morning, noon, ALWAYS]) == 2
+    assert most_at_once([morning, noon, late, NIGHT, NIGHT]) == 3
 
 
 def test_windows_that_touch_or_overlap_become_one() -> None:

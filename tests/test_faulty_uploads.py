@@ -119,6 +119,16 @@ def test_what_should_not_be_taken_is_refused_with_its_code_and_changes_nothing(
     assert receipt.update == one.update.sha256
 
 
+def test_an_update_that_holds_nan_already_is_sent_with_all_faults(one: Phone, tmp_path: Path) -> None:
+    """As of an attacker, or of a device whose training diverged: a simulation goes on."""
+    hopeless = with_nan(one.update, one.contract, tmp_path / "hopeless")
+    codes = [
+        refusal_of(*one.place, of_another_model(hopeless, one.contract, tmp_path / "other")),
+        refusal_of(*one.place, with_nan(hopeless, one.contract, tmp_path / "nan")),
+    ]
+    assert codes == ["wrong_model", "not_finite"]
+
+
 def test_a_server_that_takes_what_it_should_not_is_said(one: Phone) -> None:
     with pytest.raises(FedferError, match="took an update that it should have refused"):
         refusal_of(*one.place, one.update)

@@ -56,6 +56,14 @@ def test_changes_are_toml() -> None:
         ({"target_accuracy": 2.0, "holdout": {}}, "target_accuracy is 2.0; expected"),
         ({"profiles": 3}, "profiles is 3; expected"),
         ({"server": {"port": 1}}, "server has no setting 'port'"),
+        ({"server": {"active_sec": 0.0}}, "server: active_sec is 0; expected above 0"),
+        ({"name": "../else"}, "name is '../else'; expected that of a folder"),
+        ({"name": ".."}, "name is '..'; expected that of a folder"),
+        ({"name": "/tmp"}, "name is '/tmp'; expected that of a folder"),
+        ({"name": "a\nb"}, "expected that of a folder"),
+        ({"name": "a" * 65}, "expected that of a folder, 1 to 64 characters"),
+        ({"trace": "a\0b"}, "'trace' is .*; expected a text without zero characters"),
+        ({"model": {"options": {"labels": ["\0"]}}}, "'model.options.labels' is .* without zero characters"),
     ],
 )
 def test_what_makes_no_scenario_is_refused(body: dict[str, Any], words: str) -> None:
@@ -68,6 +76,7 @@ def test_what_makes_no_scenario_is_refused(body: dict[str, Any], words: str) -> 
     [
         ("seed", "expected KEY=VALUE"),
         ("seed=", "expected KEY=VALUE"),
+        ("seed=1\ntitle='more'", "expected KEY=VALUE"),
         ("name=mine", "expected KEY=VALUE"),
         ("name.x=1", "names no setting"),
         ("sed=1", "a scenario has no 'sed'"),

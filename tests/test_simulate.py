@@ -144,6 +144,11 @@ def test_who_goes_on_from_a_snapshot_goes_on_with_every_device(scenario: Path) -
         ('[data]\ntake = 48\nsource = "drawn"', "[data]\ntake = 48", "give --data SOURCE"),
         ("[run]\n", "[server]\npace = {foo = 1}\n[run]\n", "server.pace has no setting 'foo'"),
         ("skip = 48", 'skip = 48\nusage = "Test"', "drawn faces have no Usage"),
+        (
+            "num_clients = 3",
+            "num_clients = 3\nmin_devices = 7",
+            "min_devices is 7, and the fleet has 6 devices",
+        ),
         ('"model.tflite"', '"none.tflite"', "cannot read model none.tflite: No such file"),
         ('"model.tflite"', '"model.tflite"\noptions = {dropout = 0.1}', "options are of an export"),
         ('"model.tflite"', '"model.tflite"\nmemory_mb = 2000', "no device has more than 1000: none could"),

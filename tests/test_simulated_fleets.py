@@ -50,11 +50,11 @@ b,300,1000,1,1,1,1000000000,1000000000
 """
 
 
-def simulate(folder: Path, tiny_tflite: Path, more: str, tables: str = "") -> dict[str, Any]:
+def simulate(folder: Path, tiny_tflite: Path, more: str, tables: str = "", *options: str) -> dict[str, Any]:
     (folder / "model.tflite").write_bytes(tiny_tflite.read_bytes())
     (folder / "scenario.toml").write_text(SCENARIO.format(more=more) + tables)
     command = [sys.executable, "-m", "fedfer.cli.main", "simulate", str(folder / "scenario.toml")]
-    done = prepared.run([*command, f"--output={folder / 'out'}"])
+    done = prepared.run([*command, f"--output={folder / 'out'}", *options])
     assert done.returncode == 0, done.stdout + done.stderr
     record: dict[str, Any] = json.loads((folder / "out" / "record.json").read_text())
     return record
@@ -73,6 +73,21 @@ def test_kinds_of_devices_take_part_as_they_can(night: dict[str, Any]) -> None:
         tasks[device["profile"]["name"]] += device["num_tasks"]
     assert tasks["small"] == 0  # its app may not take what a task needs
     assert tasks["always"] > 0
+
+
+def test_a_round_waits_for_those_only_that_can_be_there_together(tiny_tflite: Path, tmp_path: Path) -> None:
+    """Nobody is there with all others, some never take part: without that no round after an hour began."""
+    apart = "\n".join(
+        f'[[profiles]]\nexamples_per_sec = 0.1\navailability = {{daily = [["{hour}:00", "{hour}:30"]]}}'
+        for hour in ("02", "05", "08")
+    )
+    small = "\n[[profiles]]\nmemory_mb = 99\n"
+    one = ("--set=run.rounds.num_clients=1", "--set=run.rounds.min_clients=1")
+    record = simulate(tmp_path, tiny_tflite, "seed = 5", apart + small, *one)
+    hours = [device["profile"]["availability"]["num_windows"] for device in record["devices"]]
+    assert len(hours) == 6
+    assert record["virtual_sec"] > 2 * 3600
+    assert [len(done["updates"]) for done in record["rounds"]] == [0, 1, 1]
 
 
 def test_training_takes_the_profile_s_time(night: dict[str, Any]) -> None:

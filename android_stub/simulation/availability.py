@@ -8,6 +8,7 @@ import math
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import accumulate
 
 from fedfer.model.errors import UsageError
 
@@ -101,6 +102,17 @@ class Availability:
 
 
 ALWAYS = Availability()
+
+
+def most_at_once(fleet: Iterable[Availability]) -> int:
+    """How many are there at the best moment; all have one period, or are always there."""
+    always, edges = 0, []
+    for each in fleet:
+        always += each.is_always
+        if not each.is_always:
+            edges += [(start, 1) for start, _ in each.windows] + [(end, -1) for _, end in each.windows]
+    steps = (step for _, step in sorted(edges))  # who leaves at a moment is gone when others come
+    return always + max(accumulate(steps), default=0)
 
 
 def repeating(windows: Iterable[Window], period_sec: float) -> Availability:

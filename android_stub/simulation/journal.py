@@ -4,21 +4,23 @@
     snapshot/fedfer.db       the aggregator's database at that moment
     snapshot/files/...       its models, versions and what strategies remember, as hard links
 
-A snapshot appears whole or not at all: it is made in snapshot.new and renamed. Going on puts the aggregator
+A snapshot appears whole or not at all: it is made in snapshot.new and renamed; the one before it is
+snapshot.old meanwhile, so that there is one at any moment. Going on puts the aggregator
 back to that moment as well, so that everything after it happens once more, in the same way.
 """
 
+import fcntl
 import json
 import os
 import shutil
 import sqlite3
 import time
-from collections.abc import Callable
-from contextlib import closing, suppress
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from fedfer.model.errors import DataError
+from fedfer.model.errors import DataError, UsageError
 
 EVERY_SEC = 20.0  # of real time, at most one snapshot
 DATABASE = "fedfer.db"
@@ -31,6 +33,7 @@ class Journal:
 
     def __init__(self, directory: Path, server: Path, identity: dict[str, Any]) -> None:
         self._place = directory / "snapshot"
+        self._before = self._place.with_suffix(".old")
         self._server, self._identity = server, identity
         self._kept_at = -EVERY_SEC
 
@@ -54,13 +57,18 @@ class Journal:
             source.backup(copy)
         body = {"identity": self._identity, "state": state()}
         (fresh / "state.json").write_text(json.dumps(body, allow_nan=False))
-        shutil.rmtree(self._place, ignore_errors=True)
+        shutil.rmtree(self._before, ignore_errors=True)
+        with suppress(FileNotFoundError):
+            self._place.rename(self._before)
         fresh.rename(self._place)
+        shutil.rmtree(self._before, ignore_errors=True)
         self._kept_at = time.monotonic()
 
     def find(self) -> dict[str, Any] | None:
         """The state of the last snapshot, None without one. Raises DataError for one of another scenario, or
         one that cannot be read."""
+        if not self._place.exists() and self._before.exists():  # killed between the two renames of `keep`
+            self._before.rename(self._place)
         try:
             body = json.loads((self._place / "state.json").read_text())
             identity, state = body["identity"], body["state"]
@@ -86,3 +94,25 @@ class Journal:
             for path in (self._place / "files" / name).iterdir():
                 if not (self._server / name / path.name).exists():
                     os.link(path, self._server / name / path.name)
+
+
+@contextmanager
+def only_one(output: Path) -> Iterator[None]:
+    """Makes a simulation's directory, and keeps other simulations out of it until the end of the block: a
+    second one would put back snapshots under the feet of the first. Raises UsageError."""
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(output, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        raise UsageError(f"cannot write to {output}: {error.strerror}; name another --output") from None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        raise UsageError(
+            f"another simulation is using {output}; wait for its end or name another --output"
+        ) from None
+    try:
+        yield
+    finally:
+        os.close(descriptor)

@@ -38,6 +38,8 @@ from fedfer.model.strict_settings import from_mapping, shown
 
 MAX_FILE_BYTES = 1 << 20
 DEFAULT_DEVICES, MAX_DEVICES = 10, 100_000
+MAX_NAME_CHARS = 64
+MAX_ACTIVE_SEC = 1e9
 SCENARIOS = Path(__file__).parent / "scenarios"
 IID = PartitionSettings("iid")
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
@@ -75,6 +77,13 @@ class ServerSettings:
     active_sec: float = 3600.0
     pace: Mapping[str, Any] = field(default_factory=lambda: _NOTHING)
 
+    def __post_init__(self) -> None:
+        """Raises UsageError."""
+        if not 0 < self.active_sec <= MAX_ACTIVE_SEC:
+            raise UsageError(
+                f"server: active_sec is {self.active_sec:g}; expected above 0 to {MAX_ACTIVE_SEC:g}"
+            )
+
 
 @dataclass(frozen=True)
 class Scenario:
@@ -102,6 +111,11 @@ class Scenario:
 
     def __post_init__(self) -> None:
         """Raises UsageError."""
+        fits = self.name.isprintable() and 1 <= len(self.name) <= MAX_NAME_CHARS
+        if not fits or "/" in self.name or self.name in (".", ".."):  # results go to a folder of this name
+            raise UsageError(
+                f"name is {shown(self.name)}; expected that of a folder, 1 to {MAX_NAME_CHARS} characters"
+            )
         if not 0 <= self.seed < 2**63:
             raise UsageError(f"seed is {self.seed}; expected 0 to 2**63 - 1")
         least = 0 if self.partition.scheme == "column" else 1
@@ -179,6 +193,7 @@ def load_scenario(name: str, changes: Sequence[str] = ()) -> Scenario:
 
 def parse_scenario(body: Mapping[str, Any], text: str, folder: Path) -> Scenario:
     """Raises UsageError naming the key."""
+    _require_text(body)
     known = {*_SCALARS, *_TABLES, *_FREE, "model", "partition", "server", "profiles"}
     for key in body:
         if key not in known:
@@ -243,7 +258,9 @@ def _change(body: dict[str, Any], change: str) -> None:
     try:
         if not equals or not last:
             raise ValueError("no key and value")
-        parsed = tomllib.loads(f"value = {value}")["value"]
+        parsed = tomllib.loads(f"value = {value}")
+        if parsed.keys() != {"value"}:
+            raise ValueError("more than one value")
     except ValueError:
         raise UsageError(
             f"expected KEY=VALUE, the value as in TOML (a text in quotes); received {shown(change)}"
@@ -252,7 +269,19 @@ def _change(body: dict[str, Any], change: str) -> None:
         body = body.setdefault(table, {})
         if not isinstance(body, dict):
             raise UsageError(f"{shown(key)} names no setting: {shown(table)} is no table")
-    body[last] = parsed
+    body[last] = parsed["value"]
+
+
+def _require_text(value: object, key: str = "") -> None:
+    """No path, name or argument can hold a zero character, and what takes them dies of one."""
+    if isinstance(value, Mapping):
+        for name, item in value.items():
+            _require_text(item, f"{key}.{name}" if key else name)
+    elif isinstance(value, list):
+        for item in value:
+            _require_text(item, key)
+    elif isinstance(value, str) and "\0" in value:
+        raise UsageError(f"{shown(key)} is {shown(value)}; expected a text without zero characters")
 
 
 def _table(body: Mapping[str, Any], key: str) -> Mapping[str, Any]:
