@@ -20,7 +20,7 @@ from fedfer.export.loss_settings import LossSettings
 from fedfer.export.losses import predictions
 from fedfer.export.packing import add_metadata, pack, share_buffers, strip
 from fedfer.export.trainable import frozen_as_constants
-from fedfer.model.errors import ExportError
+from fedfer.model.errors import ExportError, first_line
 
 
 def convert_for_inference(
@@ -50,8 +50,8 @@ def convert_for_inference(
         try:
             content: bytes = converter.convert()
         except Exception as error:  # the converter raises whatever MLIR says
-            first = (str(error).strip().splitlines() or [""])[0][:300]
-            raise ExportError(f"TensorFlow cannot convert the model to {card.precision}: {first}") from None
+            said = first_line(error)
+            raise ExportError(f"TensorFlow cannot convert the model to {card.precision}: {said}") from None
     return _finish(content, card)
 
 

@@ -13,6 +13,7 @@ from trainable_runs import (
     chosen_layers,
     export_and_start,
     export_part,
+    heads,
     train_in_keras,
 )
 
@@ -47,6 +48,15 @@ def test_layers_by_name() -> None:
         ["no layer with weights to train is 'body'; the model's: a, b, c, d"],
         [unknown],
     ]
+
+
+def test_a_head_comes_after_something() -> None:
+    """Of a recurrent network what follows the last cells; a perceptron has none."""
+    words, table = in_tensorflow(heads)
+    assert words == "words/dense/kernel words/dense/bias"
+    assert table.startswith(
+        "the model has no convolution, recurrent layer, flattening or global pooling that"
+    )
 
 
 @in_every_runtime

@@ -73,6 +73,23 @@ def chosen_layers(wanted: list[str]) -> list[list[str]]:
     return found
 
 
+def heads() -> list[str]:
+    """Weights of an LSTM's and a perceptron's heads, or what is said of them."""
+    import whole_models
+
+    from fedfer.export.trainable import choose_trainable
+    from fedfer.model.errors import UsageError
+
+    found = []
+    for model in (whole_models.words(), whole_models.table()):
+        try:
+            choose_trainable(model, "head")
+            found.append(" ".join(weight.path for weight in model.trainable_weights))
+        except UsageError as error:
+            found.append(str(error))
+    return found
+
+
 def nested_model() -> Any:
     """A body as a model of its own in front of a head."""
     import keras
