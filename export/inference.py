@@ -19,6 +19,7 @@ from fedfer.export.inference_card import METADATA_NAME, InferenceCard
 from fedfer.export.loss_settings import LossSettings
 from fedfer.export.losses import predictions
 from fedfer.export.packing import add_metadata, pack, share_buffers, strip
+from fedfer.export.recurrent import laid_out
 from fedfer.export.trainable import frozen_as_constants
 from fedfer.model.errors import ExportError, first_line
 
@@ -37,7 +38,7 @@ def convert_for_inference(
     model.trainable = False
 
     def infer(images: tf.Tensor) -> dict[str, tf.Tensor]:
-        with frozen_as_constants(model):
+        with frozen_as_constants(model), laid_out():  # a loop's stack is an op that only Flex has
             return {card.output: predictions(model(images, training=False), loss)}
 
     spec = tf.TensorSpec([None, *card.image_shape], tf.float32, name="images")
