@@ -92,10 +92,20 @@ def frozen_values(model: keras.Model) -> dict[str, NDArray[np.float32]]:
 
 
 def weight_name(weight: keras.Variable, model: keras.Model) -> str:
-    """Its path in the model. Keras puts the model's name before it in some models, not in others (of the same
-    model when it was loaded from a file)."""
-    path: str = weight.path
-    return path.removeprefix(f"{model.name}/")
+    """The names of the layers that it is inside of, and its own: "body/conv1/kernel". (Keras's `path` has
+    those that were being built at the time: of a model that was loaded from a file, or put into another one
+    when it was ready, it lacks the outer ones.)"""
+    names: dict[int, str] = {}
+    _name_weights(model, "", names)
+    return names[id(weight)]
+
+
+def _name_weights(layer: keras.Layer, scope: str, names: dict[int, str]) -> None:
+    """What is used in several places is called by the first."""
+    for weight in (*layer._trainable_variables, *layer._non_trainable_variables):
+        names.setdefault(id(weight), f"{scope}{weight.name}")
+    for inner in layer._layers:
+        _name_weights(inner, f"{scope}{inner.name}/", names)
 
 
 @contextmanager
