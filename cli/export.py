@@ -72,8 +72,9 @@ def add_weight_arguments(parser: argparse.ArgumentParser) -> None:
         "--trainable",
         default="all",
         metavar="LAYERS",
-        help="layers that train: all, head (those after the last convolution or flattening), or patterns of "
-        "names such as `conv8,dense*`; the others become constants, neither uploaded nor averaged",
+        help="layers that train: all, head (those after the last convolution, recurrent layer or "
+        "flattening), or patterns of names such as `conv8,dense*`; the others become constants, neither "
+        "uploaded nor averaged",
     )
     add(
         "--weights",

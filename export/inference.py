@@ -19,8 +19,9 @@ from fedfer.export.inference_card import METADATA_NAME, InferenceCard
 from fedfer.export.loss_settings import LossSettings
 from fedfer.export.losses import predictions
 from fedfer.export.packing import add_metadata, pack, share_buffers, strip
+from fedfer.export.recurrent import laid_out
 from fedfer.export.trainable import frozen_as_constants
-from fedfer.model.errors import ExportError
+from fedfer.model.errors import ExportError, first_line
 
 
 def convert_for_inference(
@@ -37,7 +38,7 @@ def convert_for_inference(
     model.trainable = False
 
     def infer(images: tf.Tensor) -> dict[str, tf.Tensor]:
-        with frozen_as_constants(model):
+        with frozen_as_constants(model), laid_out():  # a loop's stack is an op that only Flex has
             return {card.output: predictions(model(images, training=False), loss)}
 
     spec = tf.TensorSpec([None, *card.image_shape], tf.float32, name="images")
@@ -50,8 +51,8 @@ def convert_for_inference(
         try:
             content: bytes = converter.convert()
         except Exception as error:  # the converter raises whatever MLIR says
-            first = (str(error).strip().splitlines() or [""])[0][:300]
-            raise ExportError(f"TensorFlow cannot convert the model to {card.precision}: {first}") from None
+            said = first_line(error)
+            raise ExportError(f"TensorFlow cannot convert the model to {card.precision}: {said}") from None
     return _finish(content, card)
 
 

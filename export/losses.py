@@ -54,13 +54,15 @@ def training_loss(outputs: tf.Tensor, targets: tf.Tensor, settings: LossSettings
 
 def predictions(outputs: tf.Tensor, settings: LossSettings) -> tf.Tensor:
     """What `infer` gives: probabilities f32[B,K] of classes; of a single yes-or-no output both probabilities,
-    f32[B,2], of several each one's, f32[B,K]; a regressor's outputs as they are."""
+    f32[B,2], of several each one's, f32[B,K]; a regressor's outputs as they are. A model that is said to end
+    in logits may end in a softmax all the same (Keras warns, and trains on what the softmax was given)."""
     if settings.name == SQUARED:
         return outputs
+    raw = settings.from_logits and getattr(outputs, "_keras_logits", None) is None  # no softmax, no sigmoid
     if settings.name == BINARY:
-        yes = tf.sigmoid(outputs) if settings.from_logits else outputs
+        yes = tf.sigmoid(outputs) if raw else outputs
         return tf.concat([1.0 - yes, yes], axis=1) if yes.shape[-1] == 1 else yes
-    return tf.nn.softmax(outputs) if settings.from_logits else outputs
+    return tf.nn.softmax(outputs) if raw else outputs
 
 
 def _categorical(outputs: tf.Tensor, targets: tf.Tensor, settings: LossSettings) -> Step:
@@ -215,10 +217,18 @@ def loss_of(model: keras.Model) -> LossSettings | None:
     exported, naming it."""
     if getattr(model, "loss", None) is None:
         return None
+    said = model.loss
+    if isinstance(said, dict | list | tuple) and len(said) == 1:  # of the one output
+        (said,) = said.values() if isinstance(said, dict) else said
     try:
-        loss = keras.losses.get(model.loss)
+        loss = keras.losses.get(said)
     except ValueError:
-        loss = model.loss
+        loss = said
+    if getattr(model._compile_loss, "_user_loss_weights", None) is not None:
+        raise ExportError(
+            "the model was compiled with loss_weights, which phones do not apply; leave them out and choose "
+            "the learning rate by them, or say --loss"
+        )
     settings = _settings_of(loss)
     if settings is None:
         shown = getattr(loss, "name", None) or getattr(loss, "__name__", None) or type(loss).__name__

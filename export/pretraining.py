@@ -6,6 +6,7 @@ are drawn from (seed, epoch) alone: what comes after a resume is what would have
 """
 
 import json
+import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -50,6 +51,8 @@ class PretrainingPlan:
         """Raises UsageError."""
         if self.epochs < 1 or self.batch_size < 1 or self.patience < 0 or self.seed < 0:
             raise UsageError("expected epochs and batch size of at least 1, patience and seed of at least 0")
+        if not 0 < self.learning_rate < math.inf:
+            raise UsageError(f"expected a learning rate above 0; received {self.learning_rate}")
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,8 @@ A loop cannot be trained on a phone (its gradient needs a stack of unknown depth
 steps are laid out one after the other instead, so their number has to be fixed.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 from unittest.mock import patch
 
@@ -30,6 +31,13 @@ def recurrent(layer: Any, sequences: tf.Tensor, initial_state: Any = None, **res
         initial_state = tf.nest.map_structure(lambda size: zero + tf.zeros([1, size]), layer.cell.state_size)
     with patch.multiple(layer, unroll=True):
         return _rnn_call(layer, sequences, initial_state=initial_state, **rest)
+
+
+@contextmanager
+def laid_out() -> Iterator[None]:
+    """While active, recurrent layers are called step after step, and nothing else is changed."""
+    with patch.object(keras.layers.RNN, "call", recurrent):
+        yield
 
 
 def embed(layer: Any, inputs: tf.Tensor) -> tf.Tensor:

@@ -4,13 +4,15 @@ Whatever stands in the way is named with its layer and a way out. What slips thr
 or by the check of the finished file; `layers_with` says which layers an operator came from.
 """
 
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
 import tensorflow as tf
 
-from fedfer.model.errors import ExportError
+from fedfer.export.recurrent import MAX_STEPS
+from fedfer.model.errors import ExportError, first_line
 
 MAX_SHOWN = 3
 ONE_D_AND_TWO_D = (
@@ -43,13 +45,15 @@ WAYS_OUT = {
     "Integer": "give the model numbers",
 }
 INTERPOLATIONS = ("nearest", "bilinear")
+SCOPE = re.compile(r"[A-Za-z0-9_.\\/>-]+")  # what TensorFlow takes as a name, of a model not with _ at first
 
 
 def refuse(model: keras.Model) -> None:
     """Raises ExportError naming up to MAX_SHOWN things that cannot be exported, and a way out of each."""
     found = [*_faults_of_model(model)]
     for layer in [] if found else model._flatten_layers(include_self=False):
-        found += [f"layer {layer.name} ({type(layer).__name__}): {fault}" for fault in _faults(layer)]
+        shown = layer.name if layer.name.isprintable() else ascii(layer.name)
+        found += [f"layer {shown} ({type(layer).__name__}): {fault}" for fault in _faults(layer)]
     if found:
         more = f"; and {len(found) - MAX_SHOWN} more" if len(found) > MAX_SHOWN else ""
         raise ExportError(f"this model cannot be exported: {'; '.join(found[:MAX_SHOWN])}{more}")
@@ -92,12 +96,16 @@ def _faults_of_model(model: keras.Model) -> Iterator[str]:
             "inputs that come as one)"
         )
         return
+    if not SCOPE.fullmatch(model.name) or model.name.startswith("_"):
+        yield f"its name {model.name!r}: expected letters of A to Z, digits, '_', '.' and '-'"
     (shape,) = [tuple(tensor.shape) for tensor in inputs]
     if not 2 <= len(shape) <= 4 or None in shape[1:]:
         yield (
             f"input shape {shape}: expected fixed sizes, images (None, height, width, channels), sequences "
             "(None, steps, channels) or rows (None, columns); give keras.Input its shape"
         )
+    if isinstance(getattr(model, "_outputs_struct", None), dict):
+        yield "its output is a dict; build it by keras.Model(inputs, output) of the output itself"
     if getattr(inputs[0], "ragged", False) or getattr(inputs[0], "sparse", False):
         yield "a ragged or sparse input; pad the examples to one length"
 
@@ -105,6 +113,8 @@ def _faults_of_model(model: keras.Model) -> Iterator[str]:
 def _faults(layer: Any) -> Iterator[str]:
     """What is wrong with one layer, by itself."""
     name = type(layer).__name__
+    if not SCOPE.fullmatch(layer.name):
+        yield "its name: expected letters of A to Z, digits, '_', '.' and '-'"
     if type(layer).__module__.startswith("keras.") and name not in SUPPORTED:
         ways = [way for start, way in WAYS_OUT.items() if name.startswith(start)]
         yield f"phones cannot train it; {ways[0] if ways else 'replace it by layers that the README lists'}"
@@ -128,6 +138,9 @@ def _faults(layer: Any) -> Iterator[str]:
 def _recurrent_faults(layer: Any) -> Iterator[str]:
     if layer.stateful:
         yield "it is stateful, and every step on a phone is another batch; use stateful=False"
+    steps = [node.input_tensors[0].shape[1] for node in layer._inbound_nodes]  # none of one in Bidirectional
+    if steps and max(steps) > MAX_STEPS:
+        yield f"sequences of {max(steps)} steps, each laid out in the file; expected at most {MAX_STEPS}"
     cells = getattr(layer.cell, "cells", [layer.cell])
     if any(getattr(cell, "dropout", 0) or getattr(cell, "recurrent_dropout", 0) for cell in cells):
         yield "its own dropout draws numbers that phones cannot; put Dropout layers before and after it"
@@ -165,7 +178,7 @@ def _lambda_faults(layer: Any) -> Iterator[str]:
         specs = tf.nest.map_structure(lambda x: tf.TensorSpec(x.shape, x.dtype), layer.input)
         graph = tf.function(layer.call).get_concrete_function(specs).graph
     except Exception as error:  # somebody's code
-        yield f"its function cannot be traced ({(str(error).strip().splitlines() or [''])[0][:200]})"
+        yield f"its function cannot be traced ({first_line(error)})"
         return
     unknown = sorted({op.type for op in graph.get_operations()} - TRACEABLE)
     if unknown:

@@ -5,6 +5,7 @@ other gradients (fedfer.export.gradients), layers (fedfer.export.layers) and dro
 (fedfer.export.dropout) than Keras uses.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -92,6 +93,7 @@ class TrainableModel(tf.Module):  # type: ignore[misc]
                 raise ExportError(
                     f"{variable.name} has no gradient; expected every trainable weight to be used"
                 )
+        gradients = [tf.convert_to_tensor(gradient) for gradient in gradients]  # in TensorFlow some are rows
         self.optimizer.apply(gradients, learning_rate, proximal_mu)
         return {"loss": tf.reshape(loss, [1]), settings.metric: tf.reshape(step.metric, [1])}
 
@@ -165,8 +167,11 @@ def weight_specs(model: keras.Model) -> list[WeightSpec]:
         )
         for weight in travelling_weights(model)
     ]
-    if len({spec.name for spec in specs}) < len(specs):
-        raise ExportError("two weights share a name; give the model's layers different names")
+    shared = sorted(name for name, times in Counter(spec.name for spec in specs).items() if times > 1)
+    if shared:
+        raise ExportError(
+            f"weights share names, {shared[0]} for one; give the model's layers different names"
+        )
     wrong = [weight.path for weight in travelling_weights(model) if weight.dtype != "float32"]
     if wrong:
         raise ExportError(f"weights {wrong[:3]} are not float32; expected a float32 model")

@@ -16,7 +16,7 @@ from fedfer.export.packing import finish
 from fedfer.export.refusal import layers_with, refuse, vocabulary_size
 from fedfer.export.signatures import TrainableModel, full_names, weight_specs
 from fedfer.export.trainable import frozen_values, travelling_weights
-from fedfer.model.errors import ExportError, FedferError
+from fedfer.model.errors import ExportError, FedferError, first_line
 
 
 def convert(
@@ -48,11 +48,13 @@ def _converted(trainable: TrainableModel, model: keras.Model) -> bytes:
             converter.exclude_conversion_metadata = True
             converter._optimize_tflite_model = lambda content, *_, **__: content
             content: bytes = converter.convert()
+        except ExportError as error:  # Keras makes pages of what is raised inside a layer
+            raise ExportError(first_line(error)) from None
         except FedferError:
             raise
         except Exception as error:  # layers raise whatever they do, the converter whatever MLIR says
             graph = signatures["train"].graph if signatures else tf.Graph()
-            raise ExportError(_refusal(str(error), graph, model)) from None
+            raise ExportError(_refusal(error, graph, model)) from None
     return content
 
 
@@ -66,16 +68,29 @@ def round_to_float16(model: keras.Model) -> None:
     model.set_weights(rounded)
 
 
-def _refusal(message: str, graph: tf.Graph, model: keras.Model) -> str:
+def _refusal(error: Exception, graph: tf.Graph, model: keras.Model) -> str:
     """What stands in the way, in one line, of the pages that the converter says."""
+    message = str(error)
     missing = sorted(set(re.findall(r"'tf\.(\w+)' op is neither", message)))
     if missing:
         layers = layers_with(graph, missing, model)
+        found = f"the layers that they come from: {', '.join(layers)}" if layers else _functions(model)
+        return f"training this model needs operators that phones lack: {', '.join(missing)}; replace {found}"
+    if "TensorList" in message:
+        layers = layers_with(graph, ["While", "StatelessWhile"], model)
         return (
-            f"training this model needs operators that phones lack: {', '.join(missing)}; "
-            f"replace the layers that they come from{': ' if layers else ''}{', '.join(layers)}"
+            "phones cannot train a loop: its gradient needs a stack of unknown depth; lay its steps out, one "
+            f"after the other{': ' if layers else ''}{', '.join(layers)}"
         )
-    return f"TensorFlow cannot convert the model: {(message.strip().splitlines() or [''])[0][:300]}"
+    return f"TensorFlow cannot convert the model: {first_line(error)}"
+
+
+def _functions(model: keras.Model) -> str:
+    """Of what is in no layer: the functions of keras.ops that the model calls between its layers."""
+    called = {type(op).__name__ for op in getattr(model, "operations", []) if not isinstance(op, keras.Layer)}
+    return (
+        f"them among its functions of keras.ops: {', '.join(sorted(called))}" if called else "what uses them"
+    )
 
 
 def make_contract(model: keras.Model, labels: tuple[str, ...], settings: TrainingSettings) -> Contract:
@@ -86,10 +101,17 @@ def make_contract(model: keras.Model, labels: tuple[str, ...], settings: Trainin
             f"input shape {shape}; expected one input of fixed size: images (None, height, width, channels), "
             "sequences (None, steps, channels) or rows (None, columns)"
         )
+    if shape[0] is not None:
+        raise ExportError(
+            f"input shape {shape} fixes the size of a batch; give keras.Input its shape, not a batch_shape"
+        )
     specs = weight_specs(model)
     travelling = travelling_weights(model)
     weights = {spec.name: np.asarray(w) for spec, w in zip(specs, travelling, strict=True)}
     frozen = frozen_values(model)
+    wrong = [name for name, value in (weights | frozen).items() if not np.isfinite(value).all()]
+    if wrong:
+        raise ExportError(f"weights {wrong[:3]} hold NaN or infinity; expected numbers to start from")
     fields: dict[str, Any] = {
         "model_name": model.name,
         "image_shape": tuple(shape[1:]),

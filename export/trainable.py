@@ -17,11 +17,12 @@ from numpy.typing import NDArray
 from fedfer.model.errors import UsageError
 
 ALL, HEAD = "all", "head"
-# What a head comes after: layers that look at places of an image, or do away with places.
+# What a head comes after: layers that look at places of an image or a sequence, or do away with places.
 BODY = tuple(
     getattr(keras.layers, name)
     for name in (
-        *("Conv1D", "Conv2D", "DepthwiseConv2D", "SeparableConv2D", "Conv2DTranspose", "Flatten"),
+        *("Conv1D", "Conv2D", "DepthwiseConv1D", "DepthwiseConv2D", "SeparableConv1D", "SeparableConv2D"),
+        *("Conv1DTranspose", "Conv2DTranspose", "RNN", "Bidirectional", "Flatten"),
         *("GlobalAveragePooling1D", "GlobalAveragePooling2D", "GlobalMaxPooling1D", "GlobalMaxPooling2D"),
     )
 )
@@ -29,22 +30,33 @@ BODY = tuple(
 
 def choose_trainable(model: keras.Model, wanted: str) -> None:
     """Freezes all layers but those wanted: `all` (freezes none), `head` (the layers after the last
-    convolution, flattening or global pooling), or patterns of names, as in a shell, with commas between.
+    convolution, recurrent layer, flattening or global pooling), or patterns of names, as in a shell, with
+    commas between.
 
     Layers that are frozen already stay so. Raises UsageError when nothing would train.
     """
     layers = list(layers_of(model))
     if wanted == HEAD:
-        last = max((place for place, layer in enumerate(layers) if isinstance(layer, BODY)), default=-1)
-        chosen = layers[last + 1 :]
+        body = [place for place, layer in enumerate(layers) if isinstance(layer, BODY)]
+        if not body:
+            raise UsageError(
+                "the model has no convolution, recurrent layer, flattening or global pooling that a head "
+                f"could come after; name the layers that train: {', '.join(layer.name for layer in layers)}"
+            )
+        chosen = layers[body[-1] + 1 :]
     else:
         patterns = ["*"] if wanted == ALL else wanted.split(",")
         chosen = [layer for layer in layers if any(fnmatchcase(layer.name, p) for p in patterns)]
     for layer in layers:
         layer.trainable = layer.trainable and any(layer is one for one in chosen)
     if not model.trainable_weights:
-        names = [layer.name for layer in layers if layer.weights]
-        raise UsageError(f"no layer with weights to train is {wanted!r}; the model's: {', '.join(names)}")
+        names = ", ".join(layer.name for layer in layers if layer.weights)
+        if wanted == ALL:  # it came so
+            trains = (
+                f"all of its layers are frozen ({names}): set their `trainable`" if names else "no weights"
+            )
+            raise UsageError(f"nothing of the model would train: {trains}")
+        raise UsageError(f"no layer with weights to train is {wanted!r}; the model's: {names}")
 
 
 def layers_of(model: keras.Model) -> Iterator[keras.Layer]:
@@ -80,10 +92,20 @@ def frozen_values(model: keras.Model) -> dict[str, NDArray[np.float32]]:
 
 
 def weight_name(weight: keras.Variable, model: keras.Model) -> str:
-    """Its path in the model. Keras puts the model's name before it in some models, not in others (of the same
-    model when it was loaded from a file)."""
-    path: str = weight.path
-    return path.removeprefix(f"{model.name}/")
+    """The names of the layers that it is inside of, and its own: "body/conv1/kernel". (Keras's `path` has
+    those that were being built at the time: of a model that was loaded from a file, or put into another one
+    when it was ready, it lacks the outer ones.)"""
+    names: dict[int, str] = {}
+    _name_weights(model, "", names)
+    return names[id(weight)]
+
+
+def _name_weights(layer: keras.Layer, scope: str, names: dict[int, str]) -> None:
+    """What is used in several places is called by the first."""
+    for weight in (*layer._trainable_variables, *layer._non_trainable_variables):
+        names.setdefault(id(weight), f"{scope}{weight.name}")
+    for inner in layer._layers:
+        _name_weights(inner, f"{scope}{inner.name}/", names)
 
 
 @contextmanager

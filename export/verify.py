@@ -139,7 +139,10 @@ def _keras_step(
     with seeded_dropout(seed, one_a_sample(right)), tf.GradientTape() as tape:
         loss = keras_loss(model(images, training=True), right, settings.loss)
         loss = tf.add_n([loss, *model.losses])
-    gradients = tape.gradient(loss, [weight.value for weight in model.trainable_weights])
+    variables = [weight.value for weight in model.trainable_weights]
+    # An Embedding's come as rows, some of them twice, and Keras's Adam and clipping square each by itself;
+    # phones square the sum.
+    gradients = [tf.convert_to_tensor(gradient) for gradient in tape.gradient(loss, variables)]
     optimizer = keras_optimizer(settings.optimizer, settings.learning_rate)
     optimizer.apply(gradients, model.trainable_weights)
     trained = weights()

@@ -79,3 +79,12 @@ class ServerUnreachableError(FedferError):
 
 class StoreError(FedferError):
     default_code = "store_failed"
+
+
+def first_line(error: BaseException) -> str:
+    """What somebody else's error says, in one line. Keras wraps what a layer raises into a page: of that,
+    what was inside, and where."""
+    plain = str(error).replace("\x1b[1m", "").replace("\x1b[0m", "")
+    lines = [line.strip() for line in plain.splitlines() if line.strip()] or [type(error).__name__]
+    wrapped = lines[0].startswith("Exception encountered when calling") and len(lines) > 1
+    return (f"{lines[1]} (in {lines[0].split()[-1].rstrip('.')})" if wrapped else lines[0])[:300]

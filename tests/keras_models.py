@@ -127,3 +127,71 @@ def rolling_model() -> keras.Model:
 
 def not_a_model() -> str:
     return "model"
+
+
+class Raising(keras.layers.Layer):  # type: ignore[misc]
+    """Fails from its second call on, when the model is converted."""
+
+    calls = 0
+
+    def call(self, x: keras.KerasTensor) -> keras.KerasTensor:
+        self.calls += 1
+        if self.calls > 1:
+            raise ValueError("only for images\nand more")
+        return x
+
+
+class Looping(keras.layers.Layer):  # type: ignore[misc]
+    """A loop of a layer's own."""
+
+    def call(self, x: keras.KerasTensor) -> keras.KerasTensor:
+        return keras.ops.while_loop(lambda i, y: i < 3, lambda i, y: (i + 1, keras.ops.sin(y) * y), (0, x))[1]
+
+
+def _around(*middle: keras.layers.Layer) -> keras.Model:
+    stack = [keras.Input((6,)), keras.layers.Dense(6), *middle, keras.layers.Dense(3, "softmax", name="d")]
+    return keras.Sequential(stack, name="around")
+
+
+def looping_model() -> keras.Model:
+    return _around(Looping())
+
+
+def raising_layer_model() -> keras.Model:
+    return _around(Raising())
+
+
+def rolled_between_layers() -> keras.Model:
+    """No layer holds the operator that phones lack."""
+    x = keras.Input((6,))
+    y = keras.ops.roll(keras.layers.Dense(6)(x), 1, 1)
+    return keras.Model(x, keras.layers.Dense(3, activation="softmax")(y))
+
+
+def unknown_weights_model() -> keras.Model:
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(2, "softmax", name="dense")])
+    model.set_weights([model.get_weights()[0] * float("nan"), model.get_weights()[1]])
+    return model
+
+
+def fixed_batch_model() -> keras.Model:
+    return keras.Sequential([keras.Input(batch_shape=(4, 6)), keras.layers.Dense(3, "softmax")])
+
+
+def frozen_model() -> keras.Model:
+    model = keras.Sequential([keras.Input((6,)), keras.layers.Dense(3, "softmax", name="d")])
+    model.trainable = False
+    return model
+
+
+def model_of_size(size: int) -> keras.Model:
+    """Cannot be called without arguments."""
+    return keras.Sequential([keras.Input((size,)), keras.layers.Dense(3, "softmax")])
+
+
+def failing_model() -> keras.Model:
+    raise ValueError("no data\nat all")
+
+
+def exiting_model() -> keras.Model:
+    raise SystemExit(3)

@@ -57,6 +57,9 @@ def all_cases() -> list[LossCase]:
             for k in (1, 4)
             for s in (0.0, 0.1)
         ),
+        # Said to end in logits, but for a softmax behind them: Keras trains on what that was given.
+        LossCase("sparse_softmax_of_logits", LossSettings(SPARSE, from_logits=True), "softmax", x, classes),
+        LossCase("binary_sigmoid_of_logits", LossSettings(BINARY, True), "sigmoid", x[:, :1], yes[:, :1]),
         LossCase("binary_shares", LossSettings(BINARY), "shares", positive, yes),
         LossCase(
             "binary_labels_weighted",

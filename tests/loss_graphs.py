@@ -75,6 +75,8 @@ def compiled_with() -> dict[str, object]:
         "other": keras.losses.Huber(),
         "own": lambda y, z: tf.reduce_mean(tf.abs(y - z)),
     }
+    alone = keras.losses.MeanSquaredError()
+    losses |= {"in a list": [alone], "by the output's name": {"dense": alone}}
     said: dict[str, object] = {}
     for word, loss in losses.items():
         model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
@@ -84,4 +86,9 @@ def compiled_with() -> dict[str, object]:
             said[word] = loss_of(model)
         except ExportError as error:
             said[word] = str(error)
+    model.compile("sgd", "mse", loss_weights=[0.5])
+    try:
+        said["weighed"] = loss_of(model)
+    except ExportError as error:
+        said["weighed"] = str(error)
     return said

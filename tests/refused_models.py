@@ -57,6 +57,11 @@ def _two_outputs() -> keras.Model:
     return keras.Model(x, [layers.Dense(2)(x), layers.Dense(2)(x)])
 
 
+def _named_output() -> keras.Model:
+    x = keras.Input((3,))
+    return keras.Model(x, {"classes": layers.Dense(2)(x)})
+
+
 def _subclassed() -> keras.Model:
     model = Subclassed()
     model(tf.zeros([1, 3]))
@@ -106,6 +111,10 @@ MODELS: dict[str, Callable[[], keras.Model]] = {
     "groups of rows": lambda: _through(layers.GroupNormalization(2, axis=1, name="rows")),
     "scaling": lambda: _through(layers.LayerNormalization(rms_scaling=True, name="scaling")),
     "mask of a batch": lambda: _through(layers.Dropout(0.5, noise_shape=(4, 1, 1, 2), name="mask")),
+    "long sequence": lambda: _through(layers.LSTM(3, name="long"), shape=(600, 3)),
+    "name of a layer": lambda: _through(layers.Conv2D(2, 3, name="größe 1")),
+    "name of the model": lambda: keras.Sequential([keras.Input((3,)), layers.Dense(2)], name="my model"),
+    "output by name": _named_output,
     "unknown function": lambda: _through(layers.Lambda(lambda x: tf.math.erf(x), name="own")),
     "rolling function": lambda: _through(layers.Lambda(lambda x: tf.roll(x, 1, 1), name="own")),
 }

@@ -3,6 +3,7 @@
 import hashlib
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import prepared
@@ -150,6 +151,19 @@ def test_an_inverted_residual_block(tmp_path: Path) -> None:
         ("keras_models:not_a_model", "gives str; expected a Keras model with an input shape"),
         ("keras_models:nothing", "keras_models has no function nothing; expected one that returns"),
         ("no_such_module:build", "cannot import no_such_module: No module named 'no_such_module'"),
+        (".relative:build", "'.relative:build' is no model; expected FILE.keras or package.module:function"),
+        (
+            "keras_models:failing_model",
+            "keras_models:failing_model, called without arguments, raised ValueError: no data (",
+        ),
+        ("keras_models:exiting_model", "called without arguments, raised SystemExit: 3 ("),
+        ("keras_models:model_of_size", "raised TypeError: model_of_size() missing 1 required positional"),
+        ("keras_models:looping_model", "cannot train a loop: its gradient needs a stack of unknown depth;"),
+        ("keras_models:rolled_between_layers", "Roll; replace them among its functions of keras.ops: Roll"),
+        ("keras_models:raising_layer_model", "cannot convert the model: only for images (in Raising.call())"),
+        ("keras_models:unknown_weights_model", "weights ['dense/kernel'] hold NaN or infinity; expected"),
+        ("keras_models:fixed_batch_model", "input shape (4, 6) fixes the size of a batch; give keras.Input"),
+        ("keras_models:frozen_model", "nothing of the model would train: all of its layers are frozen (d)"),
         ("nonsense", "'nonsense' is no model; expected FILE.keras or package.module:function"),
         ("missing.keras", "no file missing.keras; expected a model saved by"),
     ],
@@ -160,6 +174,56 @@ def test_what_is_no_model_or_cannot_be_exported(tmp_path: Path, model: str, mess
     assert done.stderr.count("\n") == 1
     assert message in done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_module_that_fails(tmp_path: Path) -> None:
+    """Where in it is said; not that the module is missing, when it lacks another one."""
+    output = tmp_path / "model.tflite"
+    for name, code, message in (
+        ("fails_at_once", "x = 1\n1 / 0\n", "ZeroDivisionError: division by zero ("),
+        ("no_python", "def build(:\n", "SyntaxError: invalid syntax (no_python.py, line 1)"),
+        ("lacks_one", "import no_such_package\n", "'no_such_package'; install what lacks_one needs"),
+    ):
+        (tmp_path / f"{name}.py").write_text(code)
+        command = [sys.executable, "-m", "fedfer.cli.main", "export", f"{name}:build", "--output"]
+        done = prepared.run([*command, str(output)], cwd=tmp_path)
+        assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+        assert done.stderr.startswith(f"fedfer export: cannot import {name}: ")
+        assert message in done.stderr
+
+
+@pytest.mark.parametrize("part", ["config.json", "model.weights.h5"])
+def test_a_keras_file_that_unpacks_to_more_than_fits(tmp_path: Path, part: str) -> None:
+    """A few thousand bytes of zeros, said to be billions."""
+    bomb = tmp_path / "bomb.keras"
+    with zipfile.ZipFile(bomb, "w", zipfile.ZIP_DEFLATED) as file:
+        file.writestr(part, bytes(100_000))
+    size = {"config.json": 2**26 + 1, "model.weights.h5": 2**31 + 1}[part]
+    packed = bomb.read_bytes()
+    bomb.write_bytes(packed.replace((100_000).to_bytes(4, "little"), size.to_bytes(4, "little")))
+    done = export(str(bomb), "--output", str(tmp_path / "model.tflite"))
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert "is no model to export: " in done.stderr
+    assert f" {size:,} bytes; expected at most" in done.stderr
+
+
+def save_with_code(folder: Path) -> None:
+    """For a process of its own: one model with a layer of somebody's own, one with a function."""
+    import keras
+    from keras_models import Raising, _around
+
+    _around(Raising()).save(folder / "layer.keras")
+    _around(keras.layers.Lambda(lambda x: x * 2.0)).save(folder / "function.keras")
+
+
+def test_no_code_is_taken_from_a_keras_file(tmp_path: Path) -> None:
+    """Not even of a class that can be imported from where the command runs."""
+    in_tensorflow(save_with_code, tmp_path)
+    for name, what in (("layer", "class 'Raising'"), ("function", "a Lambda layer of Python code")):
+        saved = tmp_path / f"{name}.keras"
+        done = export(str(saved), "--output", str(tmp_path / "model.tflite"))
+        assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+        assert f"Keras cannot load {saved}: {what} is not Keras's own, and no code is taken" in done.stderr
 
 
 def test_a_damaged_keras_file(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import prepared
 import pytest
-from inference_runs import export_small, infer_small
+from inference_runs import export_recurrent, export_small, infer_rows, infer_small
 from numpy.typing import NDArray
 from prepared import call_isolated, in_tensorflow
 from trainer_helpers import first_checkpoint
@@ -37,6 +37,17 @@ def test_probabilities_are_keras(made: Made, runtime: str, precision: str) -> No
     assert np.abs(observed - expected).max() < TOLERANCES[precision]
     assert np.mean(observed.argmax(axis=1) == expected.argmax(axis=1)) > 0.9
     assert call_isolated(infer_small, folder / f"{precision}.tflite", runtime, 1).shape == (1, 7)
+
+
+def test_recurrent_networks(tmp_path: Path) -> None:
+    """Laid out step by step here too: the converter has no builtin op for Keras's loops."""
+    expected = in_tensorflow(export_recurrent, tmp_path)
+    for precision, tolerance in TOLERANCES.items():
+        assert is_builtin_only(op_census((tmp_path / f"{precision}.tflite").read_bytes()))
+        for runtime in available_runtimes():
+            for count in (40, 1):
+                observed = call_isolated(infer_rows, tmp_path / f"{precision}.tflite", runtime, count)
+                assert np.abs(observed - expected[:count]).max() < tolerance, (precision, runtime)
 
 
 def test_files_are_small_and_only_infer(made: Made) -> None:

@@ -15,6 +15,7 @@ from engine_runs import (
     export_cases,
     in_keras,
     open_after_tensorflow,
+    open_by_keras,
     refusals,
     run_badly,
     take_steps,
@@ -173,3 +174,12 @@ def test_an_export_leaves_the_keras_model_that_the_engine_takes(tmp_path: Path) 
     assert wrong.stderr == (
         "fedfer export: --save-keras m.h5: expected a name that ends in .keras, as Keras has it\n"
     )
+
+
+def test_words_that_come_twice_in_a_batch(tmp_path: Path) -> None:
+    """TensorFlow gives an Embedding's gradient as rows, which Adam has to add up; a step is checked."""
+    model = tmp_path / "m.tflite"
+    command = [sys.executable, "-m", "fedfer.cli.main", "export", "whole_models:words", "--optimizer=adam"]
+    done = prepared.run([*command, f"--output={model}"], cwd=Path(__file__).parent)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert in_tensorflow(open_by_keras, model, "whole_models:words") == "tensorflow"

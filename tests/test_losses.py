@@ -119,6 +119,14 @@ def test_predictions(observed: dict[str, tuple[Arrays, float]]) -> None:
             np.testing.assert_allclose(predictions.sum(axis=1), 1, rtol=1e-6)
 
 
+def test_a_softmax_is_not_applied_twice(observed: dict[str, tuple[Arrays, float]]) -> None:
+    for case in CASES:
+        if case.name.endswith("_of_logits"):
+            usual = {"sparse": "sparse_categorical_crossentropy_softmax", "binary": "binary_sigmoid_1_0.0"}
+            other = observed[usual[case.name.split("_")[0]]][0]["predictions"]
+            np.testing.assert_array_equal(observed[case.name][0]["predictions"], other)
+
+
 def test_what_a_compiled_model_says() -> None:
     said = in_tensorflow(compiled_losses)
     assert said["nothing"] is None
@@ -127,6 +135,8 @@ def test_what_a_compiled_model_says() -> None:
     assert said["function"] == LossSettings(BINARY)
     assert said["logits"] == LossSettings(SPARSE, from_logits=True)
     assert said["smoothed"] == LossSettings(DENSE, label_smoothing=0.25)
+    assert said["in a list"] == said["by the output's name"] == LossSettings(SQUARED)
+    assert str(said["weighed"]).startswith("the model was compiled with loss_weights, which phones do not")
     for word, name in (
         ("sum", "mean_squared_error"),
         ("ignoring", SPARSE),

@@ -26,6 +26,10 @@ SAID = {
     "groups of rows": "layer rows (GroupNormalization): groups of axis 1; use axis=-1",
     "scaling": "layer scaling (LayerNormalization): rms_scaling; use RMSNormalization",
     "mask of a batch": "layer mask (Dropout): noise_shape (4, 1, 1, 2) fixes the size of a batch; begin",
+    "long sequence": "layer long (LSTM): sequences of 600 steps, each laid out in the file; expected",
+    "name of a layer": "layer größe 1 (Conv2D): its name: expected letters of A to Z, digits, ",
+    "name of the model": "its name 'my model': expected letters of A to Z, digits, ",
+    "output by name": "its output is a dict; build it by keras.Model(inputs, output) of the output itself",
     "unknown function": "layer own (Lambda): its function uses Erf, which phones lack",
     "rolling function": "layer own (Lambda): its function uses Roll, which phones lack",
 }

@@ -108,6 +108,7 @@ def test_early_stopping_and_class_weights(tmp_path: Path) -> None:
         (["--output", "start.bin"], "start.bin is no name for a checkpoint"),
         (["--validation-share", "1"], "expected a share above 0 and below 1"),
         (["--data", "missing.csv"], "missing.csv"),
+        (["--learning-rate", "-1"], "expected a learning rate above 0; received -1.0"),
     ],
 )
 def test_settings_that_do_not_fit(tmp_path: Path, arguments: list[str], message: str) -> None:

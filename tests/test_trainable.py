@@ -13,6 +13,8 @@ from trainable_runs import (
     chosen_layers,
     export_and_start,
     export_part,
+    heads,
+    names_by_function_and_file,
     train_in_keras,
 )
 
@@ -47,6 +49,25 @@ def test_layers_by_name() -> None:
         ["no layer with weights to train is 'body'; the model's: a, b, c, d"],
         [unknown],
     ]
+
+
+def test_weights_are_called_by_their_places(tmp_path: Path) -> None:
+    """So that a model's file, and `--engine keras` by it, fits what was exported by function; and that models
+    inside a model may call their layers the same."""
+    by_function, by_file = in_tensorflow(names_by_function_and_file, tmp_path / "m.keras")
+    assert by_function == by_file
+    assert len(set(by_function)) == len(by_function)
+    assert by_function[:6:2] == ["same/kernel", "unready/same/kernel", "ready/same/kernel"]
+    assert by_function[6:9] == ["each/inner/kernel", "each/inner/bias", "both/forward_lstm/lstm_cell/kernel"]
+
+
+def test_a_head_comes_after_something() -> None:
+    """Of a recurrent network what follows the last cells; a perceptron has none."""
+    words, table = in_tensorflow(heads)
+    assert words == "words/dense/kernel words/dense/bias"
+    assert table.startswith(
+        "the model has no convolution, recurrent layer, flattening or global pooling that"
+    )
 
 
 @in_every_runtime

@@ -13,9 +13,9 @@ from fedfer.export.loss_settings import BINARY, SPARSE, SQUARED, TargetSpec
 from fedfer.export.runtime import available_runtimes
 
 
-def exported(source: str, path: Path) -> Contract:
+def exported(source: str, path: Path, *options: str) -> Contract:
     """Exports in this folder, so that `whole_models:function` is found."""
-    command = [sys.executable, "-m", "fedfer.cli.main", "export", source, "--output", str(path)]
+    command = [sys.executable, "-m", "fedfer.cli.main", "export", source, "--output", str(path), *options]
     done = prepared.run(command, cwd=Path(__file__).parent)
     assert (done.returncode, done.stderr) == (0, ""), done.stdout
     for runtime in available_runtimes():
@@ -77,6 +77,12 @@ def test_an_lstm_over_words(path: Path) -> None:
     """Numbers of words travel as float32 and are not divided."""
     contract = exported("whole_models:words", path)
     assert (contract.image_shape, contract.pixel_divisor) == ((10,), 1.0)
+
+
+def test_words_by_adam_and_clipped(path: Path) -> None:
+    """Some words come more than once in a batch: their rows' gradients are added up, then squared."""
+    contract = exported("whole_models:words", path, "--optimizer", "adam", "--clip-norm", "0.01")
+    assert contract.training.optimizer.clip_norm == 0.01
 
 
 def test_a_transformer(path: Path) -> None:

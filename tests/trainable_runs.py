@@ -73,6 +73,44 @@ def chosen_layers(wanted: list[str]) -> list[list[str]]:
     return found
 
 
+def heads() -> list[str]:
+    """Weights of an LSTM's and a perceptron's heads, or what is said of them."""
+    import whole_models
+
+    from fedfer.export.trainable import choose_trainable
+    from fedfer.model.errors import UsageError
+
+    found = []
+    for model in (whole_models.words(), whole_models.table()):
+        try:
+            choose_trainable(model, "head")
+            found.append(" ".join(weight.path for weight in model.trainable_weights))
+        except UsageError as error:
+            found.append(str(error))
+    return found
+
+
+def names_by_function_and_file(path: Path) -> tuple[list[str], list[str]]:
+    """Of the weights of layers inside layers, before and after the model was in a file."""
+    import keras
+
+    from fedfer.export.keras_source import load_keras_model
+    from fedfer.export.trainable import weight_name
+
+    kinds = keras.layers
+    ready = keras.Sequential([keras.Input((5, 4)), kinds.Dense(4, name="same")], name="ready")
+    unready = keras.Sequential([kinds.Dense(4, name="same")], name="unready")
+    sequences = keras.Input((5, 4))
+    x = ready(unready(kinds.Dense(4, name="same")(sequences)))
+    x = kinds.TimeDistributed(kinds.Dense(3, name="inner"), name="each")(x)
+    x = kinds.Bidirectional(kinds.LSTM(2, name="lstm"), name="both")(x)
+    model = keras.Model(sequences, kinds.Dense(2, activation="softmax", name="end")(x), name="nesting")
+    model.save(path)
+    loaded = load_keras_model(str(path))
+    by_function, by_file = ([weight_name(w, m) for w in m.weights] for m in (model, loaded))
+    return by_function, by_file
+
+
 def nested_model() -> Any:
     """A body as a model of its own in front of a head."""
     import keras
