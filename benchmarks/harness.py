@@ -146,7 +146,7 @@ def bare_rounds(file: Path, model: Path, runtime: str) -> tuple[list[float], str
     """Seconds that the interpreter takes for each round's tasks of a scenario, one after another; and the
     sha256 of what comes of them."""
     scenario, loaded = load_scenario(str(file)), Model(model, runtime=runtime)
-    images, wanted = load_images(**source_of(scenario.data, "", Path())), scenario.run["rounds"]
+    images, wanted = load_images(**source_of(scenario.data, Path())), scenario.run["rounds"]
     plan = TrainingPlan(wanted["local_epochs"], wanted["batch_size"], wanted["learning_rate"])
     weights, taken = loaded.save(), []
     for number in range(1, scenario.run["num_rounds"] + 1):

@@ -73,6 +73,7 @@ class SimulatedRun:
     def run(self, fresh: bool) -> dict[str, Any]:
         """The record, as it is written too. Raises FedferError."""
         scenario = self._scenario
+        self._require_images()
         settings = parse_settings(self._run_settings())  # refused here rather than in minutes
         from_mapping(Pace, scenario.server.pace, "server.pace")
         faults = fault_settings(scenario.faults)
@@ -81,15 +82,12 @@ class SimulatedRun:
         if not self._draws_report:
             self._screen.line("there will be no report.html without matplotlib: pip install 'fedfer[plot]'")
         with only_one(self._output):
-            if fresh:
-                shutil.rmtree(self._work, ignore_errors=True)
-            self._make_directories()
-            return self._run(settings, faults)
+            return self._run(settings, faults, fresh)
 
-    def _run(self, settings: RunSettings, faults: FaultSettings) -> dict[str, Any]:
+    def _run(self, settings: RunSettings, faults: FaultSettings, fresh: bool) -> dict[str, Any]:
         scenario = self._scenario
         images = load_images(
-            **source_of(scenario.data, "--data", scenario.folder), owner_column=scenario.partition.column
+            **source_of(scenario.data, scenario.folder), owner_column=scenario.partition.column
         )
         if scenario.num_devices == 0 and images.owners is not None:
             scenario = self._scenario = replace(scenario, num_devices=num_owners(images.owners))
@@ -101,6 +99,9 @@ class SimulatedRun:
             )
         fleet = fleet_of(scenario, holdings)  # refused before the model is exported
         self._check_presence(fleet)
+        if fresh:  # now that nothing of the scenario can be refused any more
+            shutil.rmtree(self._work, ignore_errors=True)
+        self._make_directories()
         with Children(self._work / "logs") as children:
             model = self._model(children)
             contract = read_contract(model)
@@ -109,8 +110,10 @@ class SimulatedRun:
             recorder = Recorder(max_checkpoint_bytes(contract))
             journal = Journal(self._work, self._work / "server", self._identity(model))
             kept = journal.find()
+            model = shutil.copyfile(model, self._output / "model.tflite")
             if kept is not None:
                 journal.put_back()
+                self._started_at = datetime.fromisoformat(kept["started_at"])
             else:
                 shutil.rmtree(self._work / "server", ignore_errors=True)
             server = _Aggregator(children, self._server(model), self._work / "server.json")
@@ -184,7 +187,11 @@ class SimulatedRun:
             )
 
             def state() -> dict[str, Any]:
-                return {"simulation": simulation.state(), "wall_sec": before_sec + self._wall_sec()}
+                return {
+                    "simulation": simulation.state(),
+                    "wall_sec": before_sec + self._wall_sec(),
+                    "started_at": self._started_at.isoformat(),
+                }
 
             simulation.on_round = lambda: journal.keep(state)
             if kept is not None:
@@ -194,8 +201,9 @@ class SimulatedRun:
             return standing, before_sec + self._wall_sec()
 
     def _model(self, children: Children) -> Path:
-        """The `.tflite`, exported if the scenario says from what, unless that was done before."""
-        source, output = self._scenario.model, self._output / "model.tflite"
+        """The `.tflite`, exported if the scenario says from what, unless that was done before. Not yet where
+        it belongs: that may be another scenario's."""
+        source, output = self._scenario.model, self._work / "model.tflite"
         if source.path is not None:
             try:
                 shutil.copyfile(self._scenario.folder / source.path, output)
@@ -233,7 +241,7 @@ class SimulatedRun:
         settings |= {key: value for key, value in scenario.run.items() if key != "rounds"}
         settings["rounds"] = {"min_devices": max(1, self._num_at_once), **scenario.run.get("rounds", {})}
         if scenario.holdout is not None:
-            settings["holdout"] = source_of(scenario.holdout, "--holdout-data", scenario.folder)
+            settings["holdout"] = source_of(scenario.holdout, scenario.folder)
         return settings
 
     def _identity(self, model: Path) -> dict[str, Any]:
@@ -341,6 +349,15 @@ class SimulatedRun:
             return None
         return asdict(evaluate_apart(model, weights, self._holdout, runtime=self._means.runtime))
 
+    def _require_images(self) -> None:
+        """Raises UsageError naming all options that are missing."""
+        wanted = {"--data": self._scenario.data, "--holdout-data": self._scenario.holdout}
+        missing = [option for option, data in wanted.items() if data is not None and data.source is None]
+        if missing:
+            raise UsageError(
+                f"the scenario names no images; give {' and '.join(f'{o} SOURCE' for o in missing)}"
+            )
+
     def _make_directories(self) -> None:
         try:
             for name in ("logs", "updates", "cache"):
@@ -418,8 +435,7 @@ def partition_of(scenario: Scenario, images: LabelledImages) -> list[NDArray[np.
     )
 
 
-def source_of(data: DataSource, option: str, folder: Path) -> dict[str, Any]:
-    """What `load_images` takes. Raises UsageError."""
-    if data.source is None:
-        raise UsageError(f"the scenario names no images; give {option} SOURCE")
+def source_of(data: DataSource, folder: Path) -> dict[str, Any]:
+    """What `load_images` takes."""
+    assert data.source is not None  # refused before
     return {**vars(data), "source": resolved(data.source, folder)}

@@ -96,10 +96,54 @@ def test_the_number_of_processes_changes_nothing(scenario: Path) -> None:
 def test_the_bytes_of_a_round_are_those_of_its_devices(scenario: Path) -> None:
     record = simulate(scenario, "out")
     size, model = record["model"]["checkpoint_bytes"], record["model"]["num_bytes"]
-    assert sum(done["bytes_up"] for done in record["rounds"]) == 9 * size
-    assert all(device["sent_bytes"] == device["num_accepted"] * size for device in record["devices"])
-    first = record["rounds"][1]
-    assert first["bytes_down"] == 4 * (size + model)  # places for 1.3 x 3 devices
+    # Places for 1.3 x 3 devices. The fourth's upload is under way when its round closes; it ends in the next.
+    assert [done["bytes_up"] // size for done in record["rounds"]] == [0, 3, 4, 4]
+    assert sum(done["bytes_up"] for done in record["rounds"]) == 11 * size
+    assert record["refusals"] == {"round_over": 2}
+    sent = [(device["num_accepted"] + device["num_rejected"]) * size for device in record["devices"]]
+    assert [device["sent_bytes"] for device in record["devices"]] == sent
+    assert record["rounds"][1]["bytes_down"] == 4 * (size + model)
+
+
+def test_an_update_that_would_begin_after_its_round_is_not_sent(scenario: Path) -> None:
+    """Turned away before its body. Devices train for a minute, each in its time, and send in an instant."""
+    profiles = "[[profiles]]\nexamples_per_sec = {uniform = [0.2, 1.0]}\nup_mbit_per_sec = 1000.0\n"
+    scenario.write_text(SCENARIO + profiles)
+    record = simulate(scenario, "out")
+    assert record["refusals"]["round_over"] > 0
+    assert sum(done["bytes_up"] for done in record["rounds"]) == 9 * record["model"]["checkpoint_bytes"]
+
+
+def test_a_run_in_which_nothing_can_happen_ends(scenario: Path) -> None:
+    rows = ["device,start_sec,end_sec,idle,charging,unmetered", "a,100,200,1,1,1", "b,1000,1100,1,1,1"]
+    (scenario.parent / "apart.csv").write_text("\n".join([*rows, ""]))
+    text = SCENARIO.replace("num_clients = 3", "num_clients = 3\nmin_devices = 6")
+    scenario.write_text('trace = "apart.csv"\n' + text + "[server]\nactive_sec = 50.0\n")
+    done = prepared.run(command(scenario, f"--output={scenario.parent / 'out'}"))
+    assert done.returncode == 1
+    assert "rounds wait for 6 devices (run.rounds.min_devices), and at most" in done.stdout
+    assert done.stderr.startswith("fedfer simulate: no device has been given work in ")
+    assert " has 0 of 3 updates; see run.rounds.min_devices" in done.stderr
+
+
+def test_what_is_refused_leaves_what_is_there(scenario: Path) -> None:
+    """Another model in the directory of a simulation; --fresh with images that are not there."""
+    record = simulate(scenario, "out", "--rounds=1")
+    place = scenario.parent / "out"
+    state, held = (place / "work" / "snapshot" / "state.json"), (place / "model.tflite").read_bytes()
+    before = state.read_bytes()
+    (scenario.parent / "model.tflite").write_bytes(held + b"\0")
+    done = prepared.run(command(scenario, f"--output={place}", "--rounds=1"))
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert "--fresh" in done.stderr
+    done = prepared.run(command(scenario, f"--output={place}", "--rounds=1", "--fresh", "--data=none.csv"))
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert "none.csv" in done.stderr
+    assert (place / "model.tflite").read_bytes() == held
+    assert state.read_bytes() == before
+    (scenario.parent / "model.tflite").write_bytes(held)
+    again = simulate(scenario, "out", "--rounds=1")
+    assert again["started_at"] == record["started_at"]  # it goes on from its end
 
 
 def test_a_simulation_that_was_killed_goes_on(scenario: Path) -> None:
@@ -141,7 +185,7 @@ def test_who_goes_on_from_a_snapshot_goes_on_with_every_device(scenario: Path) -
         ("num_devices = 6", "num_phones = 6", "partition has no setting 'num_phones'"),
         ('name = "tiny"', 'title = "tiny"', "name is missing"),
         ("[run]", "[jog]", "a scenario has no 'jog'"),
-        ('[data]\ntake = 48\nsource = "drawn"', "[data]\ntake = 48", "give --data SOURCE"),
+        ('[data]\ntake = 48\nsource = "drawn"', "[data]\ntake = 48", "names no images; give --data SOURCE"),
         ("[run]\n", "[server]\npace = {foo = 1}\n[run]\n", "server.pace has no setting 'foo'"),
         ("skip = 48", 'skip = 48\nusage = "Test"', "drawn faces have no Usage"),
         (

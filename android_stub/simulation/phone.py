@@ -10,12 +10,13 @@ from fedfer.android_stub.simulation.profiles import Profile
 @dataclass
 class Assignment:
     """A task under way: trained and uploaded by `upload_at_sec` of virtual time, unless the device drops out
-    at that moment. `train_sec` is virtual."""
+    at that moment. Its upload begins at `sends_from_sec`. `train_sec` is virtual."""
 
     work: Train
     upload_at_sec: float
     train_sec: float
     drops_out: bool = False
+    sends_from_sec: float = 0.0
 
 
 @dataclass

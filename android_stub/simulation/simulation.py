@@ -37,6 +37,9 @@ MAX_DROPPED_SEC = 600.0  # how long a device that dropped out stays away at most
 REFUSED_SEC = 60.0  # between questions of a device whose update was refused in this round
 AHEAD = 64  # tasks trained before their uploads are due; their updates lie on disk
 STALLED_SEC = 60 * 86_400.0  # of virtual time in which no round closes
+# Virtual time in which no device does anything but ask: longer than an aggregator counts on who is silent,
+# than two periods of the devices' windows, than so many of the pauses that they are told.
+IDLE_SEC, IDLE_PAUSES = 7200.0, 20
 _DROP = 41  # first word of the entropy: no stream is shared with profiles, attacks or faults
 
 
@@ -85,7 +88,11 @@ class Simulation:
         self._clients: dict[int, AggregatorClient] = {}
         self._tickets: dict[int, tuple[int, Ticket]] = {}  # by device: its round, its task
         self._standing: Standing | None = None
-        self._deadline_at = self._closed_at = -1.0
+        self._deadline_at = self._closed_at = self._busy_until = -1.0
+        windows = (phone.profile.availability for phone in fleet.phones)
+        periods = (each.period_sec for each in windows if not each.is_always)
+        self._idle_sec = IDLE_SEC + 2 * max(periods, default=0.0)
+        self._longest_pause_sec = 0.0
         self._is_round_untold = False
         self.on_round: Callable[[], None] = lambda: None  # called when a round has been recorded
 
@@ -98,9 +105,7 @@ class Simulation:
         while not self._is_over():
             event = self._timeline.next()
             self._server.at(event.at_sec)
-            if event.at_sec - max(self._closed_at, 0.0) > STALLED_SEC:
-                days = STALLED_SEC / 86_400
-                raise FedferError(f"no round has closed in {days:.0f} days of virtual time", code="stalled")
+            self._require_progress(event.at_sec)
             if event.kind == "deadline":
                 self._settle()
             else:
@@ -134,7 +139,29 @@ class Simulation:
         self._deadline_at, self._closed_at = state["deadline_at"], state["closed_at"]
         self._recorder.restore(state["recorder"])
         self._breakage.restore(state["breakage"])
+        self._busy_until = state["now_sec"]
         self._server.at(state["now_sec"])
+
+    def _require_progress(self, now_sec: float) -> None:
+        """Raises FedferError when nothing more is to be expected."""
+        standing = self._standing
+        assert standing is not None
+        since_sec = max(self._closed_at, 0.0)
+        # A deadline may close a round that has updates; one without is given another.
+        due_sec = self._deadline_at if standing.num_updates else 0.0
+        idle_since_sec = max(since_sec, self._busy_until, due_sec)
+        if now_sec - since_sec > STALLED_SEC:
+            what = "no round has closed"
+        elif now_sec - idle_since_sec > self._idle_sec + IDLE_PAUSES * self._longest_pause_sec:
+            what, since_sec = "no device has been given work", idle_since_sec
+        else:
+            return
+        raise FedferError(
+            f"{what} in {(now_sec - since_sec) / 3600:.0f} hours of virtual time: round {standing.round} "
+            f"has {standing.num_updates} of {standing.num_clients} updates; see run.rounds.min_devices, and "
+            "when the devices of [[profiles]] are there",
+            code="stalled",
+        )
 
     def _enrol(self) -> None:
         """All devices at time 0: as if the app had been installed before."""
@@ -153,6 +180,7 @@ class Simulation:
         if through_sec > event.at_sec:
             if phone.assignment is not None:
                 phone.assignment.upload_at_sec = through_sec
+            self._busy_until = max(self._busy_until, through_sec)
             self._timeline.add(through_sec, event.kind, phone.index)
             return
         self._server.at(event.at_sec, self._breakage.clock_offset_sec(phone))
@@ -176,6 +204,7 @@ class Simulation:
             return
         match self._client(phone).ask_for_work(self._server.run):
             case Wait(retry_after_sec=pause_sec):
+                self._longest_pause_sec = max(self._longest_pause_sec, pause_sec)
                 self._timeline.add(now_sec + max(MIN_PAUSE_SEC, pause_sec), "ask", phone.index)
             case Train(round=number) if number == phone.refused_round:
                 self._timeline.add(now_sec + REFUSED_SEC, "ask", phone.index)
@@ -196,14 +225,17 @@ class Simulation:
         phone.counters.num_tasks += 1
         self._recorder.downloaded(num_bytes)
         train_sec = costs.train_sec(profile, phone.num_examples, work.local_epochs)
-        transfers_sec = costs.download_sec(profile, num_bytes) + costs.upload_sec(profile, checkpoint_bytes)
-        end_sec = costs.finish_at(profile, now_sec, train_sec + transfers_sec)
-        end_sec += self._breakage.delay_sec(phone, work)
+        work_sec = costs.download_sec(profile, num_bytes) + train_sec
+        upload_sec = costs.upload_sec(profile, checkpoint_bytes)
+        delay_sec = self._breakage.delay_sec(phone, work)
+        sends_from_sec = costs.finish_at(profile, now_sec, work_sec) + delay_sec
+        end_sec = costs.finish_at(profile, now_sec, work_sec + upload_sec) + delay_sec
         rng = self._rng(phone, work.round)
         drops_out = rng.random() < profile.drop_out_probability
         if drops_out:
             end_sec = now_sec + rng.random() * (end_sec - now_sec)
-        phone.assignment = Assignment(work, end_sec, train_sec, drops_out)
+        phone.assignment = Assignment(work, end_sec, train_sec, drops_out, sends_from_sec)
+        self._busy_until = max(self._busy_until, end_sec)
         phone.counters.busy_sec += end_sec - now_sec
         self._timeline.add(end_sec, "upload", phone.index)
         self._note_deadline(work.deadline_sec)
@@ -217,6 +249,8 @@ class Simulation:
             phone.counters.num_dropped += 1
             pause_sec += MAX_DROPPED_SEC * self._rng(phone, -1).random()
         elif self._is_closed(task.work):
+            if self._recorder.rounds[task.work.round]["closed_sec"] > task.sends_from_sec:
+                self._sent_in_vain(phone, task)
             self._refused(phone, "round_over")
         else:
             self._upload(phone, task)
@@ -245,6 +279,13 @@ class Simulation:
             phone.refused_round = task.work.round  # it would train the same again
         update.path.unlink(missing_ok=True)
         self._settle()
+
+    def _sent_in_vain(self, phone: Phone, task: Assignment) -> None:
+        """The round closed while the update came: it is turned away at its end. (One that comes later is at
+        its head, before its body.)"""
+        num_bytes = self._weights(phone, task.work).stat().st_size  # an update has the size of its base
+        phone.counters.sent_bytes += num_bytes
+        self._recorder.uploaded(num_bytes)
 
     def _refused(self, phone: Phone, code: str) -> None:
         phone.counters.num_rejected += 1
