@@ -39,9 +39,11 @@ class InferenceModel:
         self._interpreter = interpreter
 
     def infer(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Outputs f32[B,K] of images f32[B,H,W,C], scaled as the card says. Raises InterpreterError."""
+        """Outputs f32[B,K] of images f32[B,H,W,C], scaled as the card says, or of others f32[B,...], tokens
+        among them. Raises InterpreterError."""
         try:
-            outputs: NDArray[np.float32] = self._infer(images=images)[self.card.output]
+            given = images.astype(self.card.input_type)
+            outputs: NDArray[np.float32] = self._infer(images=given)[self.card.output]
         except (ValueError, RuntimeError) as error:
             raise InterpreterError(f"the runtime failed in `infer`: {error}") from None
         return outputs

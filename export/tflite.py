@@ -13,8 +13,9 @@ import tensorflow as tf
 from fedfer.export.checkpoint import checkpoint_bytes, digest_of
 from fedfer.export.contract import Contract, TrainingSettings
 from fedfer.export.packing import finish
-from fedfer.export.refusal import layers_with, refuse, vocabulary_size
+from fedfer.export.refusal import layers_with, refuse
 from fedfer.export.signatures import TrainableModel, full_names, weight_specs
+from fedfer.export.tokens import vocabulary_size
 from fedfer.export.trainable import frozen_values, travelling_weights
 from fedfer.model.errors import ExportError, FedferError, first_line
 

@@ -27,10 +27,10 @@ from fedfer.export.keras_training import keras_optimizer
 from fedfer.export.loss_settings import BINARY, SQUARED
 from fedfer.export.losses import keras_loss, predictions
 from fedfer.export.moments import first_gradients, moments_apart, step_by_keras
-from fedfer.export.refusal import vocabulary_size
 from fedfer.export.runtime import available_runtimes
 from fedfer.export.signatures import one_a_sample, weight_specs
 from fedfer.export.targets import encode_targets
+from fedfer.export.tokens import vocabulary_size
 from fedfer.export.trainable import travelling_weights
 from fedfer.export.waves import wave_images
 from fedfer.model.errors import ExportError
