@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from fedfer.export.checkpoint import checkpoint_bytes, digest_of
 from fedfer.export.contract import Contract, TrainingSettings
+from fedfer.export.ending import refuse_logits
 from fedfer.export.packing import finish
 from fedfer.export.refusal import layers_with, refuse
 from fedfer.export.signatures import TrainableModel, full_names, weight_specs
@@ -128,4 +129,5 @@ def make_contract(model: keras.Model, labels: tuple[str, ...], settings: Trainin
     if outputs != (None, unnamed.num_outputs):
         raise ExportError(f"output shape {outputs}; expected (None, {unnamed.num_outputs}), one a label")
     settings.loss.check_outputs(unnamed.num_outputs)
+    refuse_logits(model, settings.loss)
     return Contract(**fields, initial_weights=digest_of(checkpoint_bytes(weights, unnamed)))

@@ -67,8 +67,9 @@ def verify(content: bytes, model: keras.Model, contract: Contract) -> list[Findi
         ]
         reference = _keras_step(model, images, labels, contract.training)
     if not _are_predictions(reference.predictions, contract.training.loss.name):
-        text = "the model's outputs are not probabilities; end it in a softmax over its classes"
-        return [*findings, Finding(False, f"{text}, or say that it gives logits")]
+        end = "sigmoid" if contract.training.loss.name == BINARY else "softmax over its classes"
+        text = f"the model's outputs are not probabilities; end it in a {end}"
+        return [*findings, Finding(False, f"{text}, or say --from-logits if it gives logits")]
     for run in runs:
         findings += runtime_findings(run.result(), reference, contract)
     return findings
