@@ -13,6 +13,7 @@ import tensorflow as tf
 from fedfer.export.checkpoint import checkpoint_bytes, digest_of
 from fedfer.export.contract import Contract, TrainingSettings
 from fedfer.export.ending import refuse_logits
+from fedfer.export.loss_settings import BINARY, SPARSE
 from fedfer.export.packing import finish
 from fedfer.export.refusal import layers_with, refuse
 from fedfer.export.signatures import TrainableModel, full_names, weight_specs
@@ -127,7 +128,22 @@ def make_contract(model: keras.Model, labels: tuple[str, ...], settings: Trainin
     # The checkpoint names the contract and the contract the checkpoint: its tensors alone go into the name.
     unnamed = Contract(**fields, initial_weights="")
     if outputs != (None, unnamed.num_outputs):
-        raise ExportError(f"output shape {outputs}; expected (None, {unnamed.num_outputs}), one a label")
+        raise ExportError(f"output shape {outputs}; expected {_expected_outputs(outputs, unnamed)}")
     settings.loss.check_outputs(unnamed.num_outputs)
     refuse_logits(model, settings.loss)
     return Contract(**fields, initial_weights=digest_of(checkpoint_bytes(weights, unnamed)))
+
+
+def _expected_outputs(outputs: Any, contract: Contract) -> str:
+    """The shape, and what brings a model there that has another."""
+    expected = f"(None, {contract.num_outputs}), one a label"
+    if outputs == (None, 2) and contract.num_outputs == 1:
+        return (
+            f"(None, 1): with 2 labels {BINARY} takes one output, which tells them apart, and two answers of "
+            "their own cannot be exported (three can); end the model in one unit, or in a softmax over 2 "
+            f"classes or over the 4 pairs of answers with --loss {SPARSE}"
+        )
+    if isinstance(outputs, tuple) and len(outputs) > 2:
+        pooling = {3: " or GlobalAveragePooling1D", 4: " or GlobalAveragePooling2D"}.get(len(outputs), "")
+        return f"{expected}, not at each place; put Flatten{pooling} before the last layer"
+    return expected

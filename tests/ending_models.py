@@ -100,6 +100,19 @@ def said_of(model: keras.Model, loss: LossSettings) -> str:
     return ""
 
 
+def shapes_said() -> dict[str, str]:
+    """Of outputs that are not one a label."""
+    binary, places = LossSettings(BINARY), keras.Input((6, 4))
+    softmax = layers.Dense(3, activation="softmax")
+    two = layers.Dense(2, activation="sigmoid")(places[:, 0])
+    images = keras.Input((6, 4, 2))
+    return {
+        "steps": said_of(keras.Model(places, softmax(places), name="m"), LossSettings()),
+        "pixels": said_of(keras.Model(images, layers.Dense(3)(images), name="m"), LossSettings(SQUARED)),
+        "two answers": said_of(keras.Model(places, two, name="m"), binary),
+    }
+
+
 def all_said() -> tuple[dict[str, str], ...]:
     """Of logits, of logits that are said to be some, of probabilities, of a regressor."""
     squared = {"regressor": (SQUARED, _last(2))}

@@ -37,6 +37,25 @@ def test_by_the_layer_that_ends_the_model() -> None:
         assert set(passed.values()) == {""}, passed
 
 
+def build_shapes() -> dict[str, str]:
+    from ending_models import shapes_said
+
+    return shapes_said()
+
+
+def test_outputs_of_other_shapes_have_a_way_out() -> None:
+    said = in_tensorflow(build_shapes)
+    assert said["steps"] == (
+        "output shape (None, 6, 3); expected (None, 3), one a label, not at each place; put Flatten or "
+        "GlobalAveragePooling1D before the last layer"
+    )
+    assert said["pixels"].endswith("put Flatten or GlobalAveragePooling2D before the last layer")
+    assert said["two answers"].startswith(
+        "output shape (None, 2); expected (None, 1): with 2 labels binary_crossentropy takes one output, "
+        "which tells them apart, and two answers of their own cannot be exported (three can); end the "
+    )
+
+
 def test_outputs_that_look_like_probabilities_are_refused_in_one_line(tmp_path: Path) -> None:
     """Each is 0.5 here."""
     (tmp_path / "one.py").write_text(BUILD)
