@@ -126,3 +126,11 @@ def test_fractions_are_no_tokens_and_regressors_are_not_measured(place: Path) ->
         done = fedfer(place, "inference", f"npz_models:{model}", *options)
         assert (done.returncode, done.stderr.count("\n")) == (1, 1)
         assert message in done.stderr
+
+
+def test_what_a_runtime_says_is_one_line(place: Path) -> None:
+    """Of tokens that the file has no row for: the phone's own words."""
+    assert fedfer(place, "export", "npz_models:tokens_model", "--output=tokens.tflite").returncode == 0
+    done = fedfer(place, "evaluate", "tokens.tflite", "--data=nested_tokens.npz")
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert "failed in `infer`" in done.stderr
