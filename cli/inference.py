@@ -93,6 +93,7 @@ def convert(
 ) -> bytes:
     """The file's bytes, of a model that fits the examples. Imports TensorFlow. Raises FedferError."""
     from fedfer.export.contract import TrainingSettings
+    from fedfer.export.ending import refuse_logits
     from fedfer.export.inference import convert_for_inference
     from fedfer.export.inference_card import InferenceCard
     from fedfer.export.loss_settings import SQUARED
@@ -106,6 +107,7 @@ def convert(
     if loss.name == SQUARED:
         raise UsageError("`fedfer inference` is for classifiers, whose files it measures; export a regressor")
     contract = make_contract(model, labels, TrainingSettings(loss=loss))
+    refuse_logits(model, loss)
     for part in (calibration, data):
         check_fit(part, contract.image_shape, len(labels))
         check_tokens(model, part)

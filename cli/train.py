@@ -113,6 +113,7 @@ def set_up(
 ) -> "tuple[keras.Model, Contract, PretrainingPlan]":
     """The model to train, the contract of its checkpoint, the plan. Raises FedferError."""
     from fedfer.export.contract import TrainingSettings, read_contract
+    from fedfer.export.ending import refuse_logits
     from fedfer.export.loss_settings import SQUARED
     from fedfer.export.pretraining import PretrainingPlan
     from fedfer.export.tflite import make_contract
@@ -124,6 +125,7 @@ def set_up(
     if loss.name == SQUARED:
         raise UsageError("`fedfer train` is for classifiers; train a regressor in Keras, then export it")
     contract = make_contract(model, labels, TrainingSettings(loss=loss))
+    refuse_logits(model, loss)
     for part in (train, validation):
         check_fit(part, contract.image_shape, len(labels))
         check_tokens(model, part)

@@ -29,6 +29,7 @@ def convert(
     weights that float16 can hold exactly (see `round_to_float16`) are stored so."""
     refuse(model)
     contract = make_contract(model, labels, settings)
+    refuse_logits(model, settings.loss)
     trainable = TrainableModel(model, contract)
     content = _converted(trainable, model)
     return finish(content, contract, full_names(contract), half_precision)
@@ -130,7 +131,6 @@ def make_contract(model: keras.Model, labels: tuple[str, ...], settings: Trainin
     if outputs != (None, unnamed.num_outputs):
         raise ExportError(f"output shape {outputs}; expected {_expected_outputs(outputs, unnamed)}")
     settings.loss.check_outputs(unnamed.num_outputs)
-    refuse_logits(model, settings.loss)
     return Contract(**fields, initial_weights=digest_of(checkpoint_bytes(weights, unnamed)))
 
 

@@ -7,6 +7,7 @@ import tensorflow as tf
 from keras import layers
 
 from fedfer.export.contract import TrainingSettings
+from fedfer.export.ending import refuse_logits
 from fedfer.export.loss_settings import BINARY, DENSE, SPARSE, SQUARED, LossSettings
 from fedfer.export.tflite import make_contract
 from fedfer.model.errors import ExportError
@@ -95,6 +96,7 @@ def said_of(model: keras.Model, loss: LossSettings) -> str:
     labels = tuple(map(str, range(loss.num_classes_of.get(outputs, outputs))))
     try:
         make_contract(model, labels, TrainingSettings(loss=loss))
+        refuse_logits(model, loss)
     except ExportError as error:
         return str(error)
     return ""
