@@ -73,8 +73,8 @@ def add_weight_arguments(parser: argparse.ArgumentParser) -> None:
         default="all",
         metavar="LAYERS",
         help="layers that train: all, head (those after the last convolution, recurrent layer or "
-        "flattening), or patterns of names such as `conv8,dense*`; the others become constants, neither "
-        "uploaded nor averaged",
+        "flattening), or patterns of names such as `conv8,dense*`, or `base*` for all of a model inside "
+        "MODEL; the others become constants, neither uploaded nor averaged",
     )
     add(
         "--weights",

@@ -1,4 +1,4 @@
-"""Make a small inference-only .tflite of a trained model, measured beside the float model it came from.
+"""Make a small inference-only .tflite of a trained classifier, measured beside the float model it came from.
 
 Example: fedfer inference --weights-from final.safetensors --precision int8 --data test.csv.gz
 """
@@ -11,6 +11,7 @@ from fedfer.cli.data_options import SOURCE_HELP, USAGE_HELP
 from fedfer.cli.export import add_model_arguments, model_and_labels, write_whole
 from fedfer.cli.loss_options import add_loss_arguments, loss_settings
 from fedfer.cli.table import decimal, format_table
+from fedfer.model.errors import UsageError
 from fedfer.model.settings import BATCH_NORM_MOMENTUM, DROPOUT
 
 if TYPE_CHECKING:
@@ -36,15 +37,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--precision", choices=("float32", "float16", "int8"), default="int8", help="of the numbers in it")
     add("--output", type=Path, default=Path("inference.tflite"), help="file to write")
     add("--data", required=True, metavar="SOURCE", help=SOURCE_HELP)
-    add("--skip", type=int, default=0, metavar="N", help="images of the source to leave out first")
-    add("--take", type=int, metavar="N", help="images to use, counted after --skip; all, if not given")
+    add("--skip", type=int, default=0, metavar="N", help="examples of the source to leave out first")
+    add("--take", type=int, metavar="N", help="examples to use, counted after --skip; all, if not given")
     add("--usage", metavar="NAME", help=USAGE_HELP)
     add(
         "--calibrate",
         type=int,
         default=100,
         metavar="N",
-        help="the first N of the images tell int8 its ranges; the others are measured on",
+        help="the first N of the examples tell int8 its ranges; the others are measured on",
     )
     add_loss_arguments(parser)
 
@@ -53,17 +54,20 @@ def run(args: argparse.Namespace) -> int:
     from fedfer.export.inference_run import evaluate_inference
     from fedfer.export.isolation import call_isolated
     from fedfer.export.quiet import quiet_tensorflow
+    from fedfer.model.data import noun_of
 
     write_whole(args.output, None)
     calibration, data = load_data(args)
     with quiet_tensorflow():
-        float_model = convert(args, "float32", calibration)
-        content = float_model if args.precision == "float32" else convert(args, args.precision, calibration)
+        float_model = convert(args, "float32", calibration, data)
+        content = float_model
+        if args.precision != "float32":
+            content = convert(args, args.precision, calibration, data)
     rows = []
     for name, file in {"float32": float_model, args.precision: content}.items():
         measures = call_isolated(evaluate_inference, file, data)
         rows.append(row_of(name, file, measures))
-    print(f"measured on {len(data)} images")
+    print(f"measured on {len(data)} {noun_of(data)}")
     print(format_table(["precision", "bytes", "loss", "accuracy"], rows))
     write_whole(args.output, content)
     print(f"wrote {args.output}, {len(content):,} bytes")
@@ -71,33 +75,42 @@ def run(args: argparse.Namespace) -> int:
 
 
 def load_data(args: argparse.Namespace) -> "tuple[LabelledImages, LabelledImages]":
-    """Images to calibrate on, and others to measure on. Raises FedferError."""
-    from fedfer.model.data import check_pixels
-    from fedfer.model.errors import UsageError
+    """Examples to calibrate on, and others to measure on. Raises FedferError."""
+    from fedfer.model.data import noun_of
     from fedfer.model.sources import load_images
 
     data = load_images(args.data, skip=args.skip, take=args.take, usage=args.usage)
-    check_pixels(data)
     if not 1 <= args.calibrate < len(data):
         raise UsageError(
-            f"expected --calibrate of at least 1 and below the {len(data)} images; received {args.calibrate}"
+            f"expected --calibrate of at least 1 and below the {len(data)} {noun_of(data)}; "
+            f"received {args.calibrate}"
         )
     return data.take(slice(args.calibrate)), data.take(slice(args.calibrate, None))
 
 
-def convert(args: argparse.Namespace, precision: str, calibration: "LabelledImages") -> bytes:
-    """The file's bytes. Imports TensorFlow. Raises FedferError."""
+def convert(
+    args: argparse.Namespace, precision: str, calibration: "LabelledImages", data: "LabelledImages"
+) -> bytes:
+    """The file's bytes, of a model that fits the examples. Imports TensorFlow. Raises FedferError."""
     from fedfer.export.contract import TrainingSettings
+    from fedfer.export.ending import refuse_logits
     from fedfer.export.inference import convert_for_inference
     from fedfer.export.inference_card import InferenceCard
+    from fedfer.export.loss_settings import SQUARED
     from fedfer.export.pretrained import start_from
     from fedfer.export.tflite import make_contract
+    from fedfer.export.tokens import check_tokens, vocabulary_size
     from fedfer.model.data import check_fit, to_float
 
     model, labels = model_and_labels(args)
     loss = loss_settings(args, model, labels)
+    if loss.name == SQUARED:
+        raise UsageError("`fedfer inference` is for classifiers, whose files it measures; export a regressor")
     contract = make_contract(model, labels, TrainingSettings(loss=loss))
-    check_fit(calibration, contract.image_shape, len(labels))
+    refuse_logits(model, loss)
+    for part in (calibration, data):
+        check_fit(part, contract.image_shape, len(labels))
+        check_tokens(model, part)
     start_from(model, args.weights_from, contract)
     card = InferenceCard(
         contract.model_name,
@@ -106,8 +119,10 @@ def convert(args: argparse.Namespace, precision: str, calibration: "LabelledImag
         precision,  # type: ignore[arg-type]
         contract.infer_output,
         contract.pixel_divisor,
+        "float32" if vocabulary_size(model) is None else "int32",
     )
-    return convert_for_inference(model, card, loss, to_float(calibration.images, contract.pixel_divisor))
+    representative = to_float(calibration.images, contract.pixel_divisor).astype(card.input_type)
+    return convert_for_inference(model, card, loss, representative)
 
 
 def row_of(precision: str, content: bytes, measures: "Measures") -> list[str]:

@@ -16,9 +16,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fedfer.cli.data_options import SOURCE_HELP, USAGE_HELP
 from fedfer.cli.export import add_model_arguments, model_and_labels, write_whole
 from fedfer.cli.loss_options import add_loss_arguments, loss_settings
+from fedfer.cli.train_data import add_data_arguments, augmentation_of, digest_of_images, load_data
 from fedfer.export.optimizer_settings import OPTIMIZERS
 from fedfer.model.errors import UsageError
 from fedfer.model.settings import BATCH_NORM_MOMENTUM, DROPOUT
@@ -61,31 +61,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_loss_arguments(parser)
 
 
-def add_data_arguments(parser: argparse.ArgumentParser) -> None:
-    """What is trained on, what is measured on, and how images are changed."""
-    add = parser.add_argument
-    add("--data", required=True, metavar="SOURCE", help=SOURCE_HELP)
-    add("--skip", type=int, default=0, metavar="N", help="images of the source to leave out first")
-    add("--take", type=int, metavar="N", help="images to use, counted after --skip; all, if not given")
-    add("--usage", metavar="NAME", help=USAGE_HELP)
-    add(
-        "--validation-data",
-        metavar="SOURCE",
-        help="images to measure each epoch on; if not given, a share of --data is kept apart",
-    )
-    add("--validation-usage", metavar="NAME", help="as --usage, of --validation-data")
-    add("--validation-share", type=float, default=0.1, metavar="SHARE", help="how much of --data that is")
-    add("--no-flip", action="store_true", help="do not mirror half of the images")
-    add(
-        "--shift", type=float, default=0.1, metavar="SHARE", help="shift images by up to this share of a side"
-    )
-    add("--rotate", type=float, default=10.0, metavar="DEGREES", help="turn images by up to so much")
-
-
 def add_training_arguments(parser: argparse.ArgumentParser) -> None:
     """How long, and in which steps."""
     add = parser.add_argument
-    add("--epochs", type=int, default=30, metavar="N", help="passes over the images, at most")
+    add("--epochs", type=int, default=30, metavar="N", help="passes over the examples, at most")
     add(
         "--patience",
         type=int,
@@ -93,7 +72,7 @@ def add_training_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="epochs without a better one to stop after; 0: none",
     )
-    add("--batch-size", type=int, default=64, metavar="N", help="images in a step")
+    add("--batch-size", type=int, default=64, metavar="N", help="examples in a step")
     add("--optimizer", choices=tuple(OPTIMIZERS), default="adam", help="what takes the steps")
     add("--learning-rate", type=float, metavar="RATE", help="if not given, by the optimizer")
 
@@ -110,7 +89,7 @@ def run(args: argparse.Namespace) -> int:
         from fedfer.export.pretraining import Pretraining
         from fedfer.export.trainable import travelling_weights
 
-        model, contract, plan = set_up(args, train)
+        model, contract, plan = set_up(args, train, validation)
         about = {"contract": contract.digest, "data": digest_of_images(train)}
         training = Pretraining(model, plan, args.output.with_suffix(".state"), about)
         print(describe_start(model, train, validation, len(training.history)), flush=True)
@@ -129,30 +108,16 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def load_data(args: argparse.Namespace) -> "tuple[LabelledImages, LabelledImages]":
-    """Training and validation images. Raises UsageError, DataError."""
-    from fedfer.model.data import check_pixels
-    from fedfer.model.sources import load_images
-    from fedfer.model.splits import split_off
-
-    data = load_images(args.data, skip=args.skip, take=args.take, usage=args.usage, seed=args.seed)
-    check_pixels(data)
-    if args.validation_data is None:
-        return split_off(data, args.validation_share, args.seed)
-    validation = load_images(args.validation_data, usage=args.validation_usage, seed=args.seed)
-    check_pixels(validation)
-    return data, validation
-
-
 def set_up(
-    args: argparse.Namespace, train: "LabelledImages"
+    args: argparse.Namespace, train: "LabelledImages", validation: "LabelledImages"
 ) -> "tuple[keras.Model, Contract, PretrainingPlan]":
     """The model to train, the contract of its checkpoint, the plan. Raises FedferError."""
     from fedfer.export.contract import TrainingSettings, read_contract
+    from fedfer.export.ending import refuse_logits
     from fedfer.export.loss_settings import SQUARED
     from fedfer.export.pretraining import PretrainingPlan
     from fedfer.export.tflite import make_contract
-    from fedfer.model.augmentation import Augmentation
+    from fedfer.export.tokens import check_tokens, vocabulary_size
     from fedfer.model.data import check_fit
 
     model, labels = model_and_labels(args)
@@ -160,10 +125,12 @@ def set_up(
     if loss.name == SQUARED:
         raise UsageError("`fedfer train` is for classifiers; train a regressor in Keras, then export it")
     contract = make_contract(model, labels, TrainingSettings(loss=loss))
-    check_fit(train, contract.image_shape, len(labels))
+    refuse_logits(model, loss)
+    for part in (train, validation):
+        check_fit(part, contract.image_shape, len(labels))
+        check_tokens(model, part)
     if args.model_file is not None:
         contract = same_weights(read_contract(args.model_file), contract, args.model_file)
-    augmentation = Augmentation(not args.no_flip, args.shift, args.rotate)
     optimizer = OPTIMIZERS[args.optimizer]
     plan = PretrainingPlan(
         epochs=args.epochs,
@@ -171,9 +138,10 @@ def set_up(
         learning_rate=optimizer.learning_rate if args.learning_rate is None else args.learning_rate,
         optimizer=optimizer,
         loss=loss_of_options(args, model, labels, train),
-        augmentation=augmentation,
+        augmentation=augmentation_of(args, train, vocabulary_size(model) is not None),
         patience=args.patience,
         seed=args.seed,
+        pixel_divisor=contract.pixel_divisor,
     )
     return model, contract, plan
 
@@ -205,16 +173,12 @@ def loss_of_options(
     )
 
 
-def digest_of_images(data: "LabelledImages") -> str:
-    import hashlib
-
-    return hashlib.sha256(data.images.tobytes() + data.labels.tobytes()).hexdigest()
-
-
 def describe_start(
     model: "keras.Model", train: "LabelledImages", validation: "LabelledImages", done: int
 ) -> str:
-    text = f"{model.name}, {model.count_params():,} parameters: {len(train)} images"
+    from fedfer.model.data import noun_of
+
+    text = f"{model.name}, {model.count_params():,} parameters: {len(train)} {noun_of(train)}"
     return f"{text}, {len(validation)} to measure on" + (f"; going on after epoch {done}" if done else "")
 
 

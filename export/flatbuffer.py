@@ -44,6 +44,10 @@ class SignatureInfo:
     outputs: tuple[TensorInfo, ...]
 
 
+class _UnfitError(Exception):
+    """What a file says of itself that cannot be, in words for people."""
+
+
 @dataclass
 class _Limits:
     """How much a reader may still take from a file."""
@@ -51,11 +55,11 @@ class _Limits:
     entries: int = MAX_ENTRIES
 
     def each(self, length: int, entry: Callable[[int], T]) -> Iterator[T]:
-        """The entries of one vector. Raises ValueError when the file holds too many altogether."""
+        """The entries of one vector. Raises _UnfitError when the file holds too many altogether."""
         for i in range(length):
             self.entries -= 1
             if self.entries < 0:
-                raise ValueError(f"more than {MAX_ENTRIES} entries")
+                raise _UnfitError(f"more than {MAX_ENTRIES} entries")
             yield entry(i)
 
 
@@ -65,8 +69,13 @@ def _guarded(read: Callable[[tflite.Model], T], data: bytes) -> T:
         raise ModelFileError("not a .tflite file (its identifier TFL3 is missing); expected one")
     try:
         return read(tflite.Model.GetRootAs(data, 0))
-    except Exception as error:  # flatbuffers raises struct.error, IndexError, TypeError, ...
-        raise ModelFileError(f"damaged .tflite file ({type(error).__name__}: {error})") from None
+    except _UnfitError as error:
+        raise ModelFileError(f"damaged .tflite file ({error}); export or copy it again") from None
+    except Exception:  # flatbuffers raises struct.error, IndexError, TypeError, ... with words of its own
+        raise ModelFileError(
+            f"damaged .tflite file: its {len(data):,} bytes refer to places that are not in it, as when a "
+            "copy was cut off; export or copy it again"
+        ) from None
 
 
 def metadata(data: bytes) -> dict[str, bytes]:
@@ -79,7 +88,7 @@ def metadata(data: bytes) -> dict[str, bytes]:
             buffer = model.Buffers(entry.Buffer())
             left -= buffer.DataLength()
             if left < 0:
-                raise ValueError("metadata longer than the file")
+                raise _UnfitError("metadata longer than the file")
             if buffer.DataLength():
                 found[_text(entry.Name())] = buffer.DataAsNumpy().tobytes()
         return found
@@ -118,7 +127,7 @@ def _tensor(subgraph: tflite.SubGraph, mapped: tflite.TensorMap) -> TensorInfo:
     if not length:
         length, size = info.ShapeLength(), info.Shape
     if length > MAX_RANK:
-        raise ValueError(f"a tensor of {length} dimensions")
+        raise _UnfitError(f"a tensor of {length} dimensions")
     shape = tuple(int(size(i)) for i in range(length))
     return TensorInfo(
         _text(mapped.Name()), shape, _TENSOR_TYPES.get(info.Type(), f"UNKNOWN:{info.Type()}").lower()
@@ -155,6 +164,6 @@ def is_builtin_only(census: dict[str, int]) -> bool:
 def _text(raw: bytes) -> str:
     """A name for a terminal: bounded, without control characters."""
     if len(raw) > MAX_NAME_CHARS:
-        raise ValueError(f"a name of {len(raw)} characters")
+        raise _UnfitError(f"a name of {len(raw)} characters")
     text = raw.decode()
     return text if text.isprintable() else ascii(text)[1:-1]

@@ -2,15 +2,16 @@
 
 The converter folds BatchNorm into the convolutions before it where nothing stands between them, else into one
 multiplication and one addition. int8 is the scheme of Jacob et al. 2018 (arXiv 1712.05877): weights and
-activations in 8 bits, their ranges taken from representative images; images and probabilities stay float32.
+activations in 8 bits, their ranges taken from representative inputs; inputs and probabilities stay float32.
+Tokens are int32 in all three: as float32 they would be rounded to one of 256 values by int8.
 """
 
 import tempfile
 import warnings
 from collections.abc import Iterator
+from typing import Any
 
 import keras
-import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 from tensorflow.lite.python import schema_py_generated as schema
@@ -28,9 +29,9 @@ def convert_for_inference(
     model: keras.Model,
     card: InferenceCard,
     loss: LossSettings,
-    representative: NDArray[np.float32] | None = None,
+    representative: NDArray[Any] | None = None,
 ) -> bytes:
-    """The `.tflite` file's bytes. int8 needs `representative` images f32[n,H,W,C] as the model takes them.
+    """The `.tflite` file's bytes. int8 needs `representative` inputs [n,...] as `infer` takes them.
 
     The model is left frozen. Raises ExportError.
     """
@@ -39,9 +40,10 @@ def convert_for_inference(
 
     def infer(images: tf.Tensor) -> dict[str, tf.Tensor]:
         with frozen_as_constants(model), laid_out():  # a loop's stack is an op that only Flex has
-            return {card.output: predictions(model(images, training=False), loss)}
+            given = tf.cast(images, model.inputs[0].dtype)
+            return {card.output: predictions(model(given, training=False), loss)}
 
-    spec = tf.TensorSpec([None, *card.image_shape], tf.float32, name="images")
+    spec = tf.TensorSpec([None, *card.image_shape], card.input_type, name="images")
     with tempfile.TemporaryDirectory() as directory, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # TensorFlow's own deprecations
         signature = tf.function(infer).get_concrete_function(spec)
@@ -57,7 +59,7 @@ def convert_for_inference(
 
 
 def _set_precision(
-    converter: tf.lite.TFLiteConverter, card: InferenceCard, representative: NDArray[np.float32] | None
+    converter: tf.lite.TFLiteConverter, card: InferenceCard, representative: NDArray[Any] | None
 ) -> None:
     converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
     if card.precision == "float16":
@@ -65,9 +67,9 @@ def _set_precision(
         converter.target_spec.supported_types = [tf.float16]
     if card.precision == "int8":
         if representative is None or not len(representative):
-            raise ExportError("int8 takes the ranges of numbers from images; expected some to calibrate on")
+            raise ExportError("int8 takes the ranges of numbers from examples; expected some to calibrate on")
 
-        def images() -> Iterator[dict[str, NDArray[np.float32]]]:
+        def images() -> Iterator[dict[str, NDArray[Any]]]:
             for image in representative:
                 yield {"images": image[None]}
 

@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedfer.export.contract import load_model_bytes
+from fedfer.export.flatbuffer import op_census
 from fedfer.export.inference_card import InferenceCard, read_card
-from fedfer.export.runtime import RUNTIMES, pick_runtime, without_information
+from fedfer.export.runtime import RUNTIMES, one_line, pick_runtime, without_information
 from fedfer.model.data import LabelledImages, check_fit, to_float
 from fedfer.model.errors import InterpreterError, ModelFileError
 from fedfer.model.measures import Measures, measure
@@ -35,15 +36,18 @@ class InferenceModel:
                 )
                 self._infer = interpreter.get_signature_runner("infer")
         except (ValueError, RuntimeError) as error:
-            raise InterpreterError(f"the runtime cannot load the model: {error}") from None
+            op_census(self._content)  # which says so of a file that was cut off
+            raise InterpreterError(f"the runtime cannot load the model: {one_line(error)}") from None
         self._interpreter = interpreter
 
     def infer(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Outputs f32[B,K] of images f32[B,H,W,C], scaled as the card says. Raises InterpreterError."""
+        """Outputs f32[B,K] of images f32[B,H,W,C], scaled as the card says, or of others f32[B,...], tokens
+        among them. Raises InterpreterError."""
         try:
-            outputs: NDArray[np.float32] = self._infer(images=images)[self.card.output]
+            given = images.astype(self.card.input_type)
+            outputs: NDArray[np.float32] = self._infer(images=given)[self.card.output]
         except (ValueError, RuntimeError) as error:
-            raise InterpreterError(f"the runtime failed in `infer`: {error}") from None
+            raise InterpreterError(f"the runtime failed in `infer`: {one_line(error)}") from None
         return outputs
 
 

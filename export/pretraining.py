@@ -36,7 +36,8 @@ _ORDER = 3  # first word of the entropy, so that no other kind of random numbers
 
 @dataclass(frozen=True)
 class PretrainingPlan:
-    """`patience`: epochs without a better validation loss before the training ends; 0 never ends it."""
+    """`patience`: epochs without a better validation loss before the training ends; 0 never ends it.
+    `augmentation` is for images; `pixel_divisor` is the contract's."""
 
     epochs: int
     batch_size: int
@@ -46,6 +47,7 @@ class PretrainingPlan:
     augmentation: Augmentation | None
     patience: int
     seed: int
+    pixel_divisor: float = PIXEL_DIVISOR
 
     def __post_init__(self) -> None:
         """Raises UsageError."""
@@ -142,7 +144,7 @@ class Pretraining:
             hits += float(np.sum(np.argmax(outputs, axis=-1) == labels))
             done += len(labels)
             tick(place, num_batches)
-        seen = evaluate_keras(self.model, validation, self.plan.loss)
+        seen = evaluate_keras(self.model, validation, self.plan)
         if not np.isfinite(loss_sum):
             raise UsageError(f"training diverged in epoch {number}: lower the learning rate")
         self.history.append(
@@ -199,22 +201,21 @@ class Pretraining:
 def epoch_batches(
     data: LabelledImages, plan: PretrainingPlan, epoch: int
 ) -> Iterator[tuple[NDArray[np.float32], NDArray[np.int32]]]:
-    """Batches of images f32[B,H,W,C] in 0..1 and labels i32[B], each image once, in an order and augmented
-    as (seed, epoch) say; the last batch may be smaller."""
+    """Batches of images f32[B,H,W,C] in 0..1, or other inputs f32[B,...], and labels i32[B], each example
+    once, in an order and augmented as (seed, epoch) say; the last batch may be smaller."""
     rng = np.random.default_rng((_ORDER, plan.seed, epoch))
     order = rng.permutation(len(data))
     for start in range(0, len(data), plan.batch_size):
         batch = data.take(order[start : start + plan.batch_size])
-        images = to_float(batch.images, PIXEL_DIVISOR)
+        images = to_float(batch.images, plan.pixel_divisor)
         if plan.augmentation is not None:
             images = augment(images, plan.augmentation, rng)
         yield images, batch.labels.astype(np.int32)
 
 
-def evaluate_keras(model: keras.Model, data: LabelledImages, loss: LossSettings) -> Measures:
+def evaluate_keras(model: keras.Model, data: LabelledImages, plan: PretrainingPlan) -> Measures:
     """Measures of the Keras model itself on `data`."""
-    parts = [
-        np.asarray(predictions(model(to_float(data.images[at : at + EVALUATION_BATCH_SIZE])), loss))
-        for at in range(0, len(data), EVALUATION_BATCH_SIZE)
-    ]
+    starts = range(0, len(data), EVALUATION_BATCH_SIZE)
+    batches = (to_float(data.images[at : at + EVALUATION_BATCH_SIZE], plan.pixel_divisor) for at in starts)
+    parts = [np.asarray(predictions(model(batch), plan.loss)) for batch in batches]
     return measure(np.concatenate(parts), data.labels)

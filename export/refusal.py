@@ -70,15 +70,6 @@ def layers_with(graph: tf.Graph, operators: list[str], model: keras.Model) -> li
     return list(found)
 
 
-def vocabulary_size(model: keras.Model) -> int | None:
-    """How many different whole numbers the model takes; None unless its input goes into an Embedding or is
-    made of integers (of which any are taken to be right)."""
-    (taken,) = model.inputs
-    tables = [node.operation for node in taken._keras_history.operation._outbound_nodes]
-    sizes = [layer.input_dim for layer in tables if isinstance(layer, keras.layers.Embedding)]
-    return min(sizes) if sizes else None if keras.backend.is_float_dtype(taken.dtype) else 2
-
-
 def _is_scope_of(name: str, scope: str) -> bool:
     rest = scope.removeprefix(name)
     return rest != scope and (rest == "" or rest.lstrip("_").removesuffix("grad").strip("_").isdigit())

@@ -19,10 +19,13 @@ from numpy.typing import NDArray
 
 from fedfer.export.contract import SIGNATURES, STATE_SIGNATURES, load_model_bytes, read_contract
 from fedfer.export.engine import Engine
+from fedfer.export.flatbuffer import op_census
 from fedfer.model.errors import InterpreterError
 
 # Distribution name -> module that holds `Interpreter`, in the order in which "auto" takes them.
 RUNTIMES = {"tflite-runtime": "tflite_runtime.interpreter", "ai-edge-litert": "ai_edge_litert.interpreter"}
+
+MAX_SAID = 300
 
 
 def available_runtimes() -> list[str]:
@@ -49,7 +52,8 @@ class Model(Engine):
                 held = [*SIGNATURES, *(set(STATE_SIGNATURES) & interpreter.get_signature_list().keys())]
                 self._runners = {name: interpreter.get_signature_runner(name) for name in held}
         except (ValueError, RuntimeError) as error:
-            raise InterpreterError(f"{self.runtime} cannot load the model: {error}") from None
+            op_census(content)  # which says so of a file that was cut off
+            raise InterpreterError(f"{self.runtime} cannot load the model: {one_line(error)}") from None
         self._interpreter, self._ran = interpreter, set[str]()
         self._content = given.get("model_content")  # the interpreter reads from it as long as it lives
 
@@ -67,8 +71,13 @@ class Model(Engine):
             with without_information() if is_first else nullcontext():
                 outputs: dict[str, NDArray[Any]] = self._runners[signature](**inputs)
         except (ValueError, RuntimeError) as error:
-            raise InterpreterError(f"{self.runtime} failed in `{signature}`: {error}") from None
+            raise InterpreterError(f"{self.runtime} failed in `{signature}`: {one_line(error)}") from None
         return outputs
+
+
+def one_line(error: Exception) -> str:
+    """What a runtime says, some of it a line for each operator: the beginning, in one."""
+    return "; ".join(line.strip() for line in str(error).splitlines() if line.strip())[:MAX_SAID]
 
 
 @contextmanager

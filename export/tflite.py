@@ -12,9 +12,12 @@ import tensorflow as tf
 
 from fedfer.export.checkpoint import checkpoint_bytes, digest_of
 from fedfer.export.contract import Contract, TrainingSettings
+from fedfer.export.ending import refuse_logits
+from fedfer.export.loss_settings import BINARY, SPARSE
 from fedfer.export.packing import finish
-from fedfer.export.refusal import layers_with, refuse, vocabulary_size
+from fedfer.export.refusal import layers_with, refuse
 from fedfer.export.signatures import TrainableModel, full_names, weight_specs
+from fedfer.export.tokens import vocabulary_size
 from fedfer.export.trainable import frozen_values, travelling_weights
 from fedfer.model.errors import ExportError, FedferError, first_line
 
@@ -26,6 +29,7 @@ def convert(
     weights that float16 can hold exactly (see `round_to_float16`) are stored so."""
     refuse(model)
     contract = make_contract(model, labels, settings)
+    refuse_logits(model, settings.loss)
     trainable = TrainableModel(model, contract)
     content = _converted(trainable, model)
     return finish(content, contract, full_names(contract), half_precision)
@@ -125,6 +129,21 @@ def make_contract(model: keras.Model, labels: tuple[str, ...], settings: Trainin
     # The checkpoint names the contract and the contract the checkpoint: its tensors alone go into the name.
     unnamed = Contract(**fields, initial_weights="")
     if outputs != (None, unnamed.num_outputs):
-        raise ExportError(f"output shape {outputs}; expected (None, {unnamed.num_outputs}), one a label")
+        raise ExportError(f"output shape {outputs}; expected {_expected_outputs(outputs, unnamed)}")
     settings.loss.check_outputs(unnamed.num_outputs)
     return Contract(**fields, initial_weights=digest_of(checkpoint_bytes(weights, unnamed)))
+
+
+def _expected_outputs(outputs: Any, contract: Contract) -> str:
+    """The shape, and what brings a model there that has another."""
+    expected = f"(None, {contract.num_outputs}), one a label"
+    if outputs == (None, 2) and contract.num_outputs == 1:
+        return (
+            f"(None, 1): with 2 labels {BINARY} takes one output, which tells them apart, and two answers of "
+            "their own cannot be exported (three can); end the model in one unit, or in a softmax over 2 "
+            f"classes or over the 4 pairs of answers with --loss {SPARSE}"
+        )
+    if isinstance(outputs, tuple) and len(outputs) > 2:
+        pooling = {3: " or GlobalAveragePooling1D", 4: " or GlobalAveragePooling2D"}.get(len(outputs), "")
+        return f"{expected}, not at each place; put Flatten{pooling} before the last layer"
+    return expected

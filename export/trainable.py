@@ -31,11 +31,14 @@ BODY = tuple(
 def choose_trainable(model: keras.Model, wanted: str) -> None:
     """Freezes all layers but those wanted: `all` (freezes none), `head` (the layers after the last
     convolution, recurrent layer, flattening or global pooling), or patterns of names, as in a shell, with
-    commas between.
+    commas between; the name of a model inside the model stands for all layers of it.
 
     Layers that are frozen already stay so. Raises UsageError when nothing would train.
     """
     layers = list(layers_of(model))
+    names: dict[keras.Layer, tuple[str, ...]] = {}
+    for layer, found in _names_of_layers(model):
+        names[layer] = (*names.get(layer, ()), *found)  # it may be inside several models
     if wanted == HEAD:
         body = [place for place, layer in enumerate(layers) if isinstance(layer, BODY)]
         if not body:
@@ -46,26 +49,40 @@ def choose_trainable(model: keras.Model, wanted: str) -> None:
         chosen = layers[body[-1] + 1 :]
     else:
         patterns = ["*"] if wanted == ALL else wanted.split(",")
-        chosen = [layer for layer in layers if any(fnmatchcase(layer.name, p) for p in patterns)]
+        chosen = [layer for layer in layers if any(fnmatchcase(n, p) for n in names[layer] for p in patterns)]
     for layer in layers:
         layer.trainable = layer.trainable and any(layer is one for one in chosen)
     if not model.trainable_weights:
-        names = ", ".join(layer.name for layer in layers if layer.weights)
-        if wanted == ALL:  # it came so
-            trains = (
-                f"all of its layers are frozen ({names}): set their `trainable`" if names else "no weights"
+        weighty = [layer for layer in layers if layer.weights]
+        listed = ", ".join(layer.name for layer in weighty)
+        frozen = ", ".join(layer.name for layer in chosen if layer.weights)  # it came so
+        if frozen:
+            which = "all of its layers" if wanted == ALL else f"the layers that are {wanted!r}"
+            raise UsageError(
+                f"nothing of the model would train: {which} are frozen ({frozen}): set their `trainable`"
             )
-            raise UsageError(f"nothing of the model would train: {trains}")
-        raise UsageError(f"no layer with weights to train is {wanted!r}; the model's: {names}")
+        if not listed:
+            raise UsageError("nothing of the model would train: no weights")
+        inside = dict.fromkeys(name for layer in weighty for name in names[layer] if name != layer.name)
+        models = f"; models inside it: {', '.join(inside)}" if inside else ""
+        raise UsageError(f"no layer with weights to train is {wanted!r}; the model's: {listed}{models}")
 
 
 def layers_of(model: keras.Model) -> Iterator[keras.Layer]:
     """In the model's order, those of models inside it in their place."""
+    return (layer for layer, _ in _names_of_layers(model))
+
+
+def _names_of_layers(
+    model: keras.Model, outer: tuple[str, ...] = ()
+) -> Iterator[tuple[keras.Layer, tuple[str, ...]]]:
+    """Each layer with its names: of the models that it is inside of, and its own."""
     for layer in model.layers:
+        names = (*outer, layer.name)
         if isinstance(layer, keras.Model):
-            yield from layers_of(layer)
+            yield from _names_of_layers(layer, names)
         else:
-            yield layer
+            yield layer, names
 
 
 def travelling_weights(model: keras.Model) -> list[keras.Variable]:

@@ -27,10 +27,10 @@ from fedfer.export.keras_training import keras_optimizer
 from fedfer.export.loss_settings import BINARY, SQUARED
 from fedfer.export.losses import keras_loss, predictions
 from fedfer.export.moments import first_gradients, moments_apart, step_by_keras
-from fedfer.export.refusal import vocabulary_size
 from fedfer.export.runtime import available_runtimes
 from fedfer.export.signatures import one_a_sample, weight_specs
 from fedfer.export.targets import encode_targets
+from fedfer.export.tokens import vocabulary_size
 from fedfer.export.trainable import travelling_weights
 from fedfer.export.waves import wave_images
 from fedfer.model.errors import ExportError
@@ -67,8 +67,9 @@ def verify(content: bytes, model: keras.Model, contract: Contract) -> list[Findi
         ]
         reference = _keras_step(model, images, labels, contract.training)
     if not _are_predictions(reference.predictions, contract.training.loss.name):
-        text = "the model's outputs are not probabilities; end it in a softmax over its classes"
-        return [*findings, Finding(False, f"{text}, or say that it gives logits")]
+        end = "sigmoid" if contract.training.loss.name == BINARY else "softmax over its classes"
+        text = f"the model's outputs are not probabilities; end it in a {end}"
+        return [*findings, Finding(False, f"{text}, or say --from-logits if it gives logits")]
     for run in runs:
         findings += runtime_findings(run.result(), reference, contract)
     return findings

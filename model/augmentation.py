@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedfer.model.errors import UsageError
+from fedfer.model.settings import ROTATE_DEG, SHIFT
 
 Pixels = NDArray[np.float32]
 Numbers = NDArray[np.floating[Any]]
@@ -22,8 +23,8 @@ class Augmentation:
     the size. `rotate_deg`: either way by up to so many degrees. Draws are uniform."""
 
     flip: bool = True
-    shift: float = 0.1
-    rotate_deg: float = 10.0
+    shift: float = SHIFT
+    rotate_deg: float = ROTATE_DEG
 
     def __post_init__(self) -> None:
         """Raises UsageError for settings that cannot be."""

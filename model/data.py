@@ -41,13 +41,14 @@ def to_float(images: NDArray[Any], divisor: float = PIXEL_DIVISOR) -> NDArray[np
     return images.astype(np.float32) / np.float32(divisor)
 
 
-def check_pixels(data: LabelledImages) -> None:
-    """Raises DataError for inputs that are no images, where only images will do."""
-    if data.images.dtype != np.uint8 or data.images.ndim != 4:
-        raise DataError(
-            f"inputs are {data.images.dtype} {data.images.shape}; this command takes images, "
-            "uint8 (n, H, W, C)"
-        )
+def are_pixels(data: LabelledImages) -> bool:
+    """Whether they are images, and not rows of numbers or sequences."""
+    return data.images.dtype == np.uint8 and data.images.ndim == 4
+
+
+def noun_of(data: LabelledImages) -> str:
+    """What a command calls them."""
+    return "images" if are_pixels(data) else "examples"
 
 
 def check_fit(data: LabelledImages, image_shape: tuple[int, ...], num_labels: int) -> None:

@@ -18,7 +18,7 @@ from fedfer.export.checkpoint import checkpoint_bytes
 from fedfer.export.evaluation import evaluate, evaluate_apart, parts
 from fedfer.export.runtime import Model
 from fedfer.model.data import LabelledImages
-from fedfer.model.errors import CheckpointError, DataError, UsageError
+from fedfer.model.errors import CheckpointError, DataError, ModelFileError, UsageError
 from fedfer.model.faces import draw_faces
 from fedfer.model.labels import LABELS
 
@@ -117,6 +117,17 @@ def test_refuses_what_does_not_fit(tiny_tflite: Path, tmp_path: Path) -> None:
         call_evaluate(tiny_tflite, damaged, draw_faces(1))
     with pytest.raises(UsageError, match="say how many to take"):
         call_isolated(run_command, str(tiny_tflite), "--data", "drawn")
+
+
+def test_a_file_that_was_cut_off_is_said_to_be_so_in_one_line(tiny_tflite: Path, tmp_path: Path) -> None:
+    """Also where only the runtime misses the end, and says a page of it."""
+    content = tiny_tflite.read_bytes()
+    for missing in (2_000, len(content) // 2):
+        (tmp_path / "cut.tflite").write_bytes(content[:-missing])
+        with pytest.raises(
+            ModelFileError, match=r"^damaged \.tflite file: its .* as when a copy was cut off"
+        ):
+            call_evaluate(tmp_path / "cut.tflite", None, draw_faces(1))
 
 
 def test_table_columns() -> None:

@@ -141,7 +141,7 @@ def test_an_inverted_residual_block(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("model", "message"),
     [
-        ("keras_models:logits_model", "outputs are not probabilities; end it in a softmax over its classes"),
+        ("keras_models:logits_model", "(Dense) ends the model without an activation, and sparse_categorical"),
         ("keras_models:unsupported_model", "UpSampling2D): interpolation 'bicubic' has no operator"),
         ("keras_models:rolling_model", "needs operators that phones lack: Roll; replace the layers that"),
         (

@@ -78,8 +78,9 @@ def test_a_training_file_is_none(tiny_tflite: Path) -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        *({"labels": []}, {"labels": ["\x1b[2J"]}, {"image_shape": [48, 48]}, {"precision": "int4"}),
+        *({"labels": []}, {"labels": ["\x1b[2J"]}, {"image_shape": [1, 2, 3, 4]}, {"precision": "int4"}),
         *({"pixel_divisor": 0.0}, {"pixel_divisor": "255"}, {"owner": "me"}, {"model_name": 7}),
+        *({"image_shape": []}, {"image_shape": [0]}, {"input_type": "int8"}, {"input_type": None}),
     ],
     ids=str,
 )

@@ -86,7 +86,10 @@ def test_files_that_cannot_be_read(tmp_path: Path, tiny_tflite: Path, json_wante
     files = {
         "picture.png": (b"\x89PNG\r\n\x1a\n" + bytes(100), "not a .tflite file"),
         "empty.tflite": (b"", "not a .tflite file"),
-        "half.tflite": (content[: len(content) // 2], "damaged .tflite file"),
+        "half.tflite": (
+            content[: len(content) // 2],
+            f"damaged .tflite file: its {len(content) // 2:,} bytes refer to places that are not in it",
+        ),
         "other.tflite": (spoilt, "the file's contract cannot be read"),
     }
     for name, (data, message) in files.items():

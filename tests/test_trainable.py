@@ -11,6 +11,7 @@ from trainable_runs import (
     NUM_STEPS,
     RATE,
     chosen_layers,
+    chosen_when_frozen,
     export_and_start,
     export_part,
     heads,
@@ -39,16 +40,24 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 def test_layers_by_name() -> None:
-    unknown = "no layer with weights to train is 'e'; the model's: a, b, c, d"
-    assert in_tensorflow(chosen_layers, ["all", "head", "c", "[bd]", "a,d", "body", "e"]) == [
+    """Also of a model inside the model, which stands for what is in it."""
+    unknown = "no layer with weights to train is 'e'; the model's: a, b, c, d; models inside it: body"
+    assert in_tensorflow(chosen_layers, ["all", "head", "c", "[bd]", "a,d", "body", "bo*,d", "e"]) == [
         ["a", "b", "c", "d"],
         ["c", "d"],
         ["c"],
         ["b", "d"],
         ["a", "d"],
-        ["no layer with weights to train is 'body'; the model's: a, b, c, d"],
+        ["a", "b"],
+        ["a", "b", "d"],
         [unknown],
     ]
+
+
+def test_layers_that_came_frozen_stay_so() -> None:
+    assert in_tensorflow(chosen_when_frozen) == (
+        "nothing of the model would train: the layers that are 'bo*' are frozen (a, b): set their `trainable`"
+    )
 
 
 def test_weights_are_called_by_their_places(tmp_path: Path) -> None:

@@ -73,6 +73,20 @@ def chosen_layers(wanted: list[str]) -> list[list[str]]:
     return found
 
 
+def chosen_when_frozen() -> str:
+    """What is said of a choice of layers that came frozen."""
+    from fedfer.export.trainable import choose_trainable
+    from fedfer.model.errors import UsageError
+
+    model = nested_model()
+    choose_trainable(model, "c,d")
+    try:
+        choose_trainable(model, "bo*")
+    except UsageError as error:
+        return str(error)
+    return ""
+
+
 def heads() -> list[str]:
     """Weights of an LSTM's and a perceptron's heads, or what is said of them."""
     import whole_models
