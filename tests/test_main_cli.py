@@ -31,6 +31,7 @@ UNITS = {
     "clients",
     "devices",
     "epochs",
+    "examples",
     "evenness",
     "images",
     "number",
