@@ -162,7 +162,7 @@ def convert(model: Path, flex: Path | None) -> None:
     if not model.exists():
         subprocess.run([sys.executable, "-m", "fedfer.cli.main", "export", f"--output={model}"], check=True)
     if flex is not None and not model.with_suffix(".flex.tflite").exists():
-        # Its environment has no fedfer, whose VGG it converts.
+        # Its environment has no fedfer, whose VGG it converts; where fedfer's links are is nothing else.
         fedfer_at = Path(next(iter(fedfer.model.__path__))).parents[1]
         done = subprocess.run(
             [flex, ENGINES, "flex-convert", model],

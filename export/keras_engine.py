@@ -25,7 +25,7 @@ from fedfer.export.keras_source import load_keras_model
 from fedfer.export.moments import first_gradients
 from fedfer.export.signatures import TrainableModel, full_names
 from fedfer.export.verify import CHECK_SEED, Reference, random_batch, runtime_findings
-from fedfer.model.errors import InterpreterError, UsageError
+from fedfer.model.errors import InterpreterError, UsageError, first_line
 
 
 class TensorFlowSignatures(TrainableModel):
@@ -72,8 +72,7 @@ class KerasModel(Engine):
         try:
             outputs = self._functions[signature](**tensors)
         except (ValueError, TypeError, tf.errors.OpError) as error:
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
-            raise InterpreterError(f"{self.runtime} failed in `{signature}`: {reason}") from None
+            raise InterpreterError(f"{self.runtime} failed in `{signature}`: {first_line(error)}") from None
         return {self._names.get(name, name): np.array(value) for name, value in outputs.items()}
 
     def _check(self, content: bytes, source: str, runtime: str) -> None:

@@ -55,7 +55,7 @@ def test_examples_are_commands_that_the_parser_takes(words: tuple[str, ...]) -> 
 
 
 def test_the_shell_blocks_hold_more_than_a_handful_of_commands() -> None:
-    """Guards the tests above against a README whose blocks they do not find."""
+    """Guards the tests above against documents whose blocks they do not find."""
     assert len(command_lines()) >= len(COMMANDS)
     assert any("--holdout" in words for words in command_lines())
 

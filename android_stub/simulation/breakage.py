@@ -111,7 +111,7 @@ class Breakage:
             if kind in faults:
                 self._send_refused(now_sec, phone, client, work, update, kind)
         place, num_bytes = (client, work.run, work.round, update), update.path.stat().st_size
-        self._sent(phone, num_bytes)
+        self.sent(phone, num_bytes)
         if self._server_dies(now_sec):
             self._server_kills += 1
             self._tell(now_sec, None, "aggregator_killed", f"during an update of {phone.name}; started again")
@@ -123,7 +123,7 @@ class Breakage:
         else:
             receipt = client.upload_update(work.run, work.round, update)
         if "repeat_upload" in faults:
-            self._sent(phone, num_bytes)
+            self.sent(phone, num_bytes)
             upload_again(*place, receipt)
             self._tell(now_sec, phone, "repeat_upload", "its update was sent twice, and counted once")
 
@@ -144,7 +144,7 @@ class Breakage:
                 sent = of_another_model(update, self._contract, scratch)
             case _:
                 sent = with_nan(update, self._contract, scratch)
-        self._sent(phone, sent.path.stat().st_size)
+        self.sent(phone, sent.path.stat().st_size)
         code = refusal_of(client, work.run, work.round, sent)
         scratch.unlink(missing_ok=True)
         phone.counters.num_rejected += 1
@@ -160,7 +160,8 @@ class Breakage:
         moments = sorted(self._settings.aggregator_kill_at_sec)
         return len(moments) > self._server_kills and moments[self._server_kills] <= now_sec
 
-    def _sent(self, phone: Phone, num_bytes: int) -> None:
+    def sent(self, phone: Phone, num_bytes: int) -> None:
+        """Counts bytes that a device sent."""
         phone.counters.sent_bytes += num_bytes
         self._recorder.uploaded(num_bytes)
 

@@ -14,9 +14,9 @@ class Assignment:
 
     work: Train
     upload_at_sec: float
+    sends_from_sec: float
     train_sec: float
     drops_out: bool = False
-    sends_from_sec: float = 0.0
 
 
 @dataclass

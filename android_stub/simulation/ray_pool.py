@@ -21,7 +21,7 @@ import numpy as np
 from fedfer.android_stub.simulation.jobs import MAX_DEATHS, Job, Jobs, Ticket
 from fedfer.android_stub.simulation.ray_bench import RemoteBench, versions
 from fedfer.android_stub.simulation.tasks import BenchSettings, Task, load_data
-from fedfer.model.errors import FedferError, InterpreterError, UsageError
+from fedfer.model.errors import FedferError, InterpreterError, UsageError, first_line
 
 LOCAL = "local"
 REACH_SEC = 10.0  # for a cluster to take a connection
@@ -146,7 +146,7 @@ class RayPool:
             job.end(InterpreterError(f"a Ray actor failed with {job.task.device}: {_last_line(error)}"))
         else:  # the actor, its machine or the answer's only copy is lost
             self._replace(actor)
-            reason = f"the Ray actors of {job.task.device} died {MAX_DEATHS} times: {_first_line(error)}"
+            reason = f"the Ray actors of {job.task.device} died {MAX_DEATHS} times: {first_line(error)}"
             self._jobs.died(job, InterpreterError(reason))
 
     def _take_start(self, actor: _Actor, error: BaseException | None, theirs: dict[str, str] | None) -> None:
@@ -156,7 +156,7 @@ class RayPool:
             return
         self._failed_starts += 1
         if error is None or self._failed_starts >= MAX_DEATHS * len(self._actors):
-            what = f"actors cannot be started: {_first_line(error)}" if error else f"one machine has {theirs}"
+            what = f"actors cannot be started: {first_line(error)}" if error else f"one machine has {theirs}"
             self._fatal = InterpreterError(
                 f"the Ray cluster: {what}; expected {versions()} on every machine, as on this one"
             )
@@ -209,7 +209,7 @@ def _check_reachable(address: str) -> None:
 
 def _unreachable(address: str, error: Exception) -> UsageError:
     return UsageError(
-        f"no Ray cluster answers at {address} ({_first_line(error)}); expected an address as `ray start "
+        f"no Ray cluster answers at {address} ({first_line(error)}); expected an address as `ray start "
         f"--head` prints it, or `{LOCAL}`"
     )
 
@@ -222,10 +222,6 @@ def _end(job: Job, answer: Any) -> None:
     result, data = answer
     job.task.output.write_bytes(data)
     job.end(result)
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
 
 
 def _last_line(error: BaseException) -> str:

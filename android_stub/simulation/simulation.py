@@ -38,7 +38,8 @@ REFUSED_SEC = 60.0  # between questions of a device whose update was refused in 
 AHEAD = 64  # tasks trained before their uploads are due; their updates lie on disk
 STALLED_SEC = 60 * 86_400.0  # of virtual time in which no round closes
 # Virtual time in which no device does anything but ask: longer than an aggregator counts on who is silent,
-# than two periods of the devices' windows, than so many of the pauses that they are told.
+# if nothing else is said; two periods of the devices' windows and so many of the pauses that they are told
+# come on top.
 IDLE_SEC, IDLE_PAUSES = 7200.0, 20
 _DROP = 41  # first word of the entropy: no stream is shared with profiles, attacks or faults
 
@@ -234,7 +235,7 @@ class Simulation:
         drops_out = rng.random() < profile.drop_out_probability
         if drops_out:
             end_sec = now_sec + rng.random() * (end_sec - now_sec)
-        phone.assignment = Assignment(work, end_sec, train_sec, drops_out, sends_from_sec)
+        phone.assignment = Assignment(work, end_sec, sends_from_sec, train_sec, drops_out)
         self._busy_until = max(self._busy_until, end_sec)
         phone.counters.busy_sec += end_sec - now_sec
         self._timeline.add(end_sec, "upload", phone.index)
@@ -250,7 +251,8 @@ class Simulation:
             pause_sec += MAX_DROPPED_SEC * self._rng(phone, -1).random()
         elif self._is_closed(task.work):
             if self._recorder.rounds[task.work.round]["closed_sec"] > task.sends_from_sec:
-                self._sent_in_vain(phone, task)
+                # It comes to its end and is turned away there; one that begins later is at its head.
+                self._breakage.sent(phone, self._weights(phone, task.work).stat().st_size)
             self._refused(phone, "round_over")
         else:
             self._upload(phone, task)
@@ -279,13 +281,6 @@ class Simulation:
             phone.refused_round = task.work.round  # it would train the same again
         update.path.unlink(missing_ok=True)
         self._settle()
-
-    def _sent_in_vain(self, phone: Phone, task: Assignment) -> None:
-        """The round closed while the update came: it is turned away at its end. (One that comes later is at
-        its head, before its body.)"""
-        num_bytes = self._weights(phone, task.work).stat().st_size  # an update has the size of its base
-        phone.counters.sent_bytes += num_bytes
-        self._recorder.uploaded(num_bytes)
 
     def _refused(self, phone: Phone, code: str) -> None:
         phone.counters.num_rejected += 1
